@@ -1,0 +1,158 @@
+"""Every way in which the pool itself says no: one class per meaning, born with its SQLSTATE.
+
+Pure. An error that a server sent is passed on verbatim and is not in this file, except as `ServerRefused`, which
+carries one that came while a worker was being started. Message in lower case without a full stop; detail and hint are
+sentences. FATAL means that the pool closes the frontend after telling it.
+
+source: errcodes-appendix.html, protocol-error-fields.html
+"""
+
+from __future__ import annotations
+
+
+class PoolError(Exception):
+    """An error that a frontend is told as an ErrorResponse.
+
+    message   lower case, no full stop, nothing secret
+    detail    a sentence, or None
+    hint      a sentence that says what to do, or None
+    """
+
+    sqlstate = "XX000"
+    severity = "ERROR"
+
+    def __init_subclass__(cls, sqlstate: str | None = None, severity: str | None = None, **rest: object) -> None:
+        super().__init_subclass__(**rest)
+        if sqlstate is not None:
+            cls.sqlstate = sqlstate
+        if severity is not None:
+            cls.severity = severity
+
+    def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.severity} {self.sqlstate}: {self.message}"
+
+
+class ConfigError(PoolError, sqlstate="F0000"):
+    """The conf file cannot be used. `complaints` holds every reason, one line each."""
+
+    def __init__(self, complaints: list[str]) -> None:
+        super().__init__("; ".join(complaints))
+        self.complaints = complaints
+
+
+# --- before a frontend is let in: FATAL, then closed ---------------------------------------------------------------
+
+
+class ProtocolViolation(PoolError, sqlstate="08P01", severity="FATAL"):
+    """A frontend (or a server) sent bytes that the protocol does not allow there."""
+
+
+class UnsupportedProtocol(PoolError, sqlstate="0A000", severity="FATAL"):
+    """A startup packet asked for a protocol version that we do not speak."""
+
+
+class ReplicationRefused(PoolError, sqlstate="0A000", severity="FATAL"):
+    """A walsender connection cannot be lent for one statement at a time."""
+
+
+class NoUserName(PoolError, sqlstate="28000", severity="FATAL"):
+    """A startup packet without a user."""
+
+
+class NotAuthorized(PoolError, sqlstate="28000", severity="FATAL"):
+    """pg_hba has no rule for this frontend, or one that rejects it, or the role may not log in."""
+
+
+class AuthenticationFailed(PoolError, sqlstate="28P01", severity="FATAL"):
+    """A wrong password, or none. The message never says which part was wrong."""
+
+
+class UnknownDatabase(PoolError, sqlstate="3D000", severity="FATAL"):
+    """The database does not exist, or is not accepting connections (55000 from the server itself)."""
+
+
+class DatabaseClosed(PoolError, sqlstate="55000", severity="FATAL"):
+    """The database has datallowconn off."""
+
+
+class ConnectDenied(PoolError, sqlstate="42501", severity="FATAL"):
+    """The role has no CONNECT privilege on the database."""
+
+
+class TooManyFrontends(PoolError, sqlstate="53300", severity="FATAL"):
+    """max_client_conn, or a connection limit of the role or the database, is reached."""
+
+
+class LoginTimeout(PoolError, sqlstate="08006", severity="FATAL"):
+    """A frontend did not finish logging in within auth_timeout."""
+
+
+class ShuttingDown(PoolError, sqlstate="57P01", severity="FATAL"):
+    """The pool is being stopped."""
+
+
+class BackendLost(PoolError, sqlstate="57P01", severity="FATAL"):
+    """The backend that held this frontend's session state is gone, and the state with it."""
+
+
+class ServerRefused(PoolError, severity="FATAL"):
+    """A server answered a worker's startup packet with an ErrorResponse.
+
+    fields   dict of the ErrorResponse's fields by their one-letter code (protocol-error-fields.html)
+    raw      the whole message, to be passed on verbatim
+    """
+
+    def __init__(self, fields: dict[str, str], raw: bytes) -> None:
+        super().__init__(fields.get("M", "the server refused the connection"), detail=fields.get("D"), hint=fields.get("H"))
+        self.sqlstate = fields.get("C", "08004")
+        self.fields = fields
+        self.raw = raw
+
+
+class ServerUnreachable(PoolError, sqlstate="08006", severity="FATAL"):
+    """No connection to the server could be made, or it broke off while a worker was being started."""
+
+
+# --- afterwards: ERROR, and the frontend stays ----------------------------------------------------------------------
+
+
+class OutcomeUnknown(PoolError, sqlstate="08007"):
+    """The backend died with this statement in flight: nobody can know whether it took effect."""
+
+
+class TransactionLost(PoolError, sqlstate="08006"):
+    """The backend died while the frontend's transaction was open and idle; it was rolled back."""
+
+
+class InFailedTransaction(PoolError, sqlstate="25P02"):
+    """The transaction's backend is gone; only COMMIT or ROLLBACK end the virtual failed transaction."""
+
+
+class NoWorkerInTime(PoolError, sqlstate="53300"):
+    """Every worker for this group stayed busy, or none could be started, for longer than query_wait_timeout."""
+
+
+class StatementCancelled(PoolError, sqlstate="57014"):
+    """A CancelRequest met the statement while it was still waiting for a worker."""
+
+
+class FeatureRefused(PoolError, sqlstate="0A000"):
+    """transactions or session_features is 'reject', or the statement can never be pooled."""
+
+
+class NoSuchStatement(PoolError, sqlstate="26000"):
+    """A Bind or Describe named a prepared statement that this frontend does not have."""
+
+
+class StatementRefused(PoolError):
+    """A statement that could only answer with another frontend's state; the sqlstate is given with it."""
+
+    def __init__(self, message: str, *, sqlstate: str, detail: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.sqlstate = sqlstate
