@@ -1,0 +1,118 @@
+"""What a startup packet means for a worker: what only a packet can set, and what SET can.
+
+Pure. Workers start with a bare packet, so that application_name or search_path make no workers of their own; all else
+is a setting. `set_config` is used and not SET, because a startup packet's value is the raw text of a setting ('a, b'
+of search_path is two schemas), which SET would quote as one.
+
+source: protocol-message-formats.html (StartupMessage), runtime-config-client.html, functions-admin.html#FUNCTIONS-ADMIN-SET
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+Pairs = tuple[tuple[str, str], ...]
+
+# Settings of context backend or superuser-backend, and the libraries that are loaded while a session starts.
+PACKET_ONLY = frozenset(
+    (
+        "ignore_system_indexes",
+        "jit_debugging_support",
+        "jit_profiling_support",
+        "local_preload_libraries",
+        "log_connections",
+        "log_disconnections",
+        "post_auth_delay",
+        "session_preload_libraries",
+    )
+)
+_LAST = ("session_authorization", "role")  # what may take away the right to set the others
+_WORD = re.compile(r"(?:\\.|[^\\\s])+", re.DOTALL)
+
+UNTUNE = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL"
+CLEAN = "DISCARD ALL"
+ROLLBACK = "ROLLBACK"
+
+
+def split(parameters: Iterable[tuple[str, str]]) -> tuple[Pairs, Pairs]:
+    """Divide a startup packet's parameters, without user and database.
+
+    returns  (packet, settings): what a worker must be started with, and what it is tuned to; both in canonical order,
+             names of settings in lower case, later values winning as in the server
+    source   process_startup_options() of postinit.c: `options` first, then the parameters by name
+    """
+    packet: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    named = dict(parameters)
+    named.pop("replication", None)
+    switches, rest = _read_options(named.pop("options", ""))
+    for name, value in [*switches, *named.items()]:
+        (packet if name.lower() in PACKET_ONLY else settings)[name.lower()] = value
+    if rest:
+        packet["options"] = rest
+    return tuple(sorted(packet.items())), tuple(sorted(settings.items(), key=_order))
+
+
+def _order(setting: tuple[str, str]) -> tuple[int, str]:
+    name = setting[0]
+    return (_LAST.index(name) + 1 if name in _LAST else 0), name
+
+
+def _read_options(options: str) -> tuple[list[tuple[str, str]], str]:
+    """Settings in the `options` parameter (-c a=b, -ca=b, --a=b), and the other switches as they were.
+
+    source: pg_split_opts() of postinit.c, libpq-connect.html#LIBPQ-CONNECT-OPTIONS
+    """
+    words = _WORD.findall(options)
+    settings, others = [], []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        if word == "-c" and position < len(words):
+            assignment = words[position]
+            position += 1
+        elif word.startswith(("--", "-c")) and len(word) > 2:
+            assignment = word[2:]
+        else:
+            others.append(word)
+            continue
+        name, equals, value = re.sub(r"\\(.)", r"\1", assignment, flags=re.DOTALL).partition("=")
+        if equals:
+            settings.append((name.replace("-", "_"), value))
+        else:
+            others.append(f"-c {assignment}")  # the server says what is wrong with it
+    return settings, " ".join(others)
+
+
+def quote(text: str) -> str:
+    """A literal that means the same whatever standard_conforming_strings is."""
+    quoted = text.replace("'", "''")
+    return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in text else f"'{quoted}'"
+
+
+def apply(settings: Pairs) -> str:
+    """SQL that sets each of `settings` for the session, in one statement so that all or none of them hold."""
+    calls = (f"pg_catalog.set_config({quote(name)}, {quote(value)}, false)" for name, value in settings)
+    return "SELECT " + ", ".join(calls) if settings else ""
+
+
+def retune(settings: Pairs) -> str:
+    """SQL that takes a worker from whatever it is tuned to to `settings`."""
+    return "; ".join(part for part in (UNTUNE, apply(settings)) if part)
+
+
+def restore(settings: Pairs, resets: frozenset[str]) -> str:
+    """SQL that brings back the startup values that a frontend's RESET (names, or '*' for all) has taken away.
+
+    A frontend's RESET goes back to its own startup values, but its worker was started with a bare packet.
+    """
+    if "*" not in resets:
+        settings = tuple(pair for pair in settings if pair[0] in resets)
+    return apply(settings)
+
+
+def placeholders(settings: Pairs) -> frozenset[str]:
+    """Custom settings (with a dot): a backend that once had one never forgets the name, RESET ALL or not."""
+    return frozenset(name for name, _ in settings if "." in name)

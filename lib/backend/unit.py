@@ -1,0 +1,139 @@
+"""One statement on its way through the pool, and a worker's own exchanges with its backend.
+
+Green only by what it points to: no I/O here. A worker has both kinds in its deque of units in flight and does not ask
+which is which: each is told of its messages and of its end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lib.wire.messages import CLOSE_UNNAMED
+from lib.wire.session import Script
+
+if TYPE_CHECKING:
+    from lib.backend.cluster import Group
+    from lib.backend.worker import Worker
+    from lib.frontend import Frontend
+    from lib.route import Verdict
+
+SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
+
+
+class Unit:
+    """The least that can be dispatched, from one frontend.
+
+    data            what is sent when a worker takes it: all of it, or for a streamed unit the first part
+    kind            SIMPLE, EXTENDED or CALL
+    verdict         what route says of it
+    names           it parses a named statement, which stays in the session
+    parse_unnamed   the Parse of the unnamed statement that it leaves behind, or None
+    wants_unnamed   it uses the unnamed statement of an earlier unit
+    script          what it still owes, message by message; None while one ReadyForQuery is all
+    open            the frontend still streams to it
+    swallow         ParseComplete or CloseComplete answers that the frontend must not see
+    sent            a worker has taken it and its bytes may have reached the backend
+    answered        something of its answer was passed on
+    failed          an ErrorResponse was part of its answer
+    """
+
+    __slots__ = (
+        "answered",
+        "data",
+        "failed",
+        "frontend",
+        "group",
+        "kind",
+        "names",
+        "open",
+        "parse_unnamed",
+        "queued_at",
+        "script",
+        "sent",
+        "swallow",
+        "verdict",
+        "wants_unnamed",
+        "worker",
+    )
+
+    def __init__(self, frontend: Frontend, data: bytes, kind: bytes, verdict: Verdict) -> None:
+        self.frontend = frontend
+        self.group: Group = frontend.group
+        self.data = data
+        self.kind = kind
+        self.verdict = verdict
+        self.names = False
+        self.parse_unnamed: bytes | None = None
+        self.wants_unnamed = False
+        self.script: Script | None = None
+        self.open = False
+        self.swallow = 0
+        self.sent = False
+        self.answered = False
+        self.failed = False
+        self.queued_at = 0.0
+        self.worker: Worker | None = None
+
+    def __repr__(self) -> str:
+        flags = "".join(f" {name}" for name in ("open", "sent", "answered", "failed") if getattr(self, name))
+        return f"<Unit {self.kind.decode()} {self.verdict.kind.name}{flags} of {self.frontend!r}>"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody is still there for the answer."""
+        return not self.frontend.is_gone
+
+    @property
+    def may_rerun(self) -> bool:
+        """Whether running it twice cannot be told from running it once (design: at most once, and honest)."""
+        return self.verdict.rerunnable and not self.answered and self.script is None
+
+    def prepared(self, worker: Worker) -> bytes:
+        """The bytes for `worker`: with the frontend's own unnamed statement in front where the worker has another's."""
+        if not self.wants_unnamed or worker.unnamed is self.frontend.unnamed:
+            return self.data
+        self.swallow = 1
+        return (self.frontend.unnamed or CLOSE_UNNAMED) + self.data
+
+    def copy_begins(self) -> None:
+        """CopyInResponse: the frontend now streams CopyData, and what follows is known message by message."""
+        if self.script is None:
+            self.script = Script(self.kind)
+            self.script.received(ord("G"))
+        self.open = True
+        self.frontend.copy_begins(self)
+
+
+class Visit:
+    """A frontend that is being let in and wants its group's worker for a moment, to learn the ParameterStatus values.
+
+    Waits in the roster like a unit; `arrived` is called with the worker when it is tuned, `failed` with the error.
+    """
+
+    __slots__ = ("arrived", "failed", "group", "is_wanted", "queued_at", "sent", "worker")
+
+    def __init__(self, group: Group, arrived, failed) -> None:
+        self.group = group
+        self.arrived = arrived
+        self.failed = failed
+        self.is_wanted = True
+        self.queued_at = 0.0
+        self.sent = False
+        self.worker: Worker | None = None
+
+
+class Exchange:
+    """A worker's own simple query: the frontend sees nothing of it.
+
+    error   the first ErrorResponse, whole, or None
+    """
+
+    __slots__ = ("error", "purpose", "then")
+
+    def __init__(self, purpose: str, then) -> None:
+        self.purpose = purpose
+        self.then = then  # called with this exchange when its ReadyForQuery has come
+        self.error: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.purpose}>"

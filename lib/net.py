@@ -1,0 +1,405 @@
+"""The only module that touches a socket: blocking-looking streams of bytes on gevent's loop.
+
+Green. A `Stream` belongs to one green thread, which alone reads from it; anybody may write. Reading waits first and
+reads after, so that a system call is never spent on EAGAIN. Writing never blocks: what is written during one turn of
+the loop leaves in one send at the end of the turn, and what the kernel does not take waits for a write watcher, which
+runs beside the reading. There are no timers here; whoever needs a limit closes the stream.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import get_hub, getcurrent
+from gevent.event import Event
+
+from lib.errors import ProtocolViolation, ServerUnreachable
+
+log = logging.getLogger(__name__)
+
+Address = tuple[str, int]
+
+RECV_BYTES = 16_384  # larger reads make the C library map and unmap memory each time
+ACCEPTS_PER_TURN = 64
+_READ, _WRITE = 1, 2
+# What a peer that vanished without a word looks like after about 90 s instead of two hours.
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+
+_written: list[Stream] = []  # streams with bytes that leave at the end of this turn
+
+
+def _flush_written() -> None:
+    streams = _written[:]
+    _written.clear()
+    for stream in streams:
+        stream.flush()
+
+
+class Stream:
+    """A connected socket as a stream of bytes.
+
+    pending      bytes written that the kernel has not taken yet
+    is_closed    closed here, or broken: what is written goes nowhere
+    """
+
+    __slots__ = (
+        "_drained",
+        "_low_water",
+        "_outbox",
+        "_owner",
+        "_read_watcher",
+        "_reading",
+        "_recv",
+        "_rest",
+        "_write_watcher",
+        "_writing",
+        "is_closed",
+        "pending",
+        "sock",
+    )
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        self.sock = sock
+        self._recv = sock.recv
+        self._read_watcher = get_hub().loop.io(sock.fileno(), _READ)
+        self._write_watcher: Any = None
+        self._reading = False  # the read watcher is started
+        self._writing = False  # the write watcher is started
+        self._owner: Any = None  # the green thread parked in recv
+        self._outbox: list[bytes | memoryview] = []
+        self._rest = b""
+        self._drained: Event | None = None
+        self._low_water = 0
+        self.pending = 0
+        self.is_closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else f"fd={self.sock.fileno()}"
+        return f"<Stream {state} pending={self.pending}>"
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def recv(self) -> bytes:
+        """What has arrived, at most RECV_BYTES; b"" at the end, however the end came. Parks the green thread."""
+        if self._rest:
+            data, self._rest = self._rest, b""
+            return data
+        hub = get_hub()
+        try:
+            while not self.is_closed:
+                if not self._reading:
+                    self._read_watcher.start(self._on_readable)
+                    self._reading = True
+                self._owner = getcurrent()
+                hub.switch()
+                if self.is_closed:
+                    break
+                try:
+                    return self._recv(RECV_BYTES)
+                except BlockingIOError:
+                    continue
+        except OSError:
+            self._break()
+        finally:
+            self._owner = None
+        return b""
+
+    def _on_readable(self) -> None:
+        # Started once and left running, for it is nearly always wanted; if nobody is parked here it stops itself.
+        owner = self._owner
+        if owner is None:
+            self._read_watcher.stop()
+            self._reading = False
+        else:
+            self._owner = None
+            owner.switch()
+
+    def recv_exactly(self, size: int) -> bytes:
+        """Exactly `size` bytes, for the fixed dialogues before the relay begins. Raises EOFError at the end."""
+        parts = b""
+        while len(parts) < size:
+            data = self.recv()
+            if not data:
+                raise EOFError
+            parts += data
+        self._rest = parts[size:]
+        return parts[:size]
+
+    def recv_message(self, max_bytes: int = 1_000_000) -> bytes:
+        """One whole message with its type byte. Raises EOFError at the end, ProtocolViolation when it is too long."""
+        head = self.recv_exactly(5)
+        length = struct.unpack_from("!I", head, 1)[0]
+        if not 4 <= length <= max_bytes:
+            raise ProtocolViolation("invalid message length")
+        return head + self.recv_exactly(length - 4) if length > 4 else head
+
+    def unread(self, data: bytes) -> None:
+        """Give back bytes that the next recv returns first."""
+        self._rest = data + self._rest
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Have `data` sent at the end of this turn of the loop. Never blocks; see `pending` and `wait_drained`."""
+        if self.is_closed:
+            return
+        if not self.pending and not self._writing:
+            if not _written:
+                get_hub().loop.run_callback(_flush_written)
+            _written.append(self)
+        self._outbox.append(data)
+        self.pending += len(data)
+
+    def flush(self) -> None:
+        """Send now what the kernel takes."""
+        outbox = self._outbox
+        if not outbox or self.is_closed:
+            return
+        data = outbox[0] if len(outbox) == 1 else b"".join(outbox)
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._break()
+            return
+        outbox.clear()
+        self.pending -= sent
+        if self.pending:
+            outbox.append(memoryview(data)[sent:])
+            if not self._writing:
+                if self._write_watcher is None:
+                    self._write_watcher = get_hub().loop.io(self.sock.fileno(), _WRITE)
+                self._write_watcher.start(self.flush)
+                self._writing = True
+        elif self._writing:
+            self._write_watcher.stop()
+            self._writing = False
+        if self._drained is not None and self.pending <= self._low_water:
+            self._drained.set()
+
+    def wait_drained(self, low_water: int = 0) -> None:
+        """Park until no more than `low_water` bytes are pending, or the stream is closed. One waiter at a time."""
+        if self.pending <= low_water or self.is_closed:
+            return
+        self._drained, self._low_water = Event(), low_water
+        try:
+            self._drained.wait()
+        finally:
+            self._drained = None
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def _break(self) -> None:
+        # The peer is gone: nothing can be sent any more, and whoever waits for that is let go.
+        self.pending = 0
+        self._outbox.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Send what the kernel still takes, and close. A green thread parked in recv gets b""."""
+        if self.is_closed:
+            return
+        self.flush()
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.pending = 0
+        self._outbox.clear()
+        self._read_watcher.stop()
+        self._read_watcher.close()
+        if self._write_watcher is not None:
+            self._write_watcher.stop()
+            self._write_watcher.close()
+        self.sock.close()
+        if self._drained is not None:
+            self._drained.set()
+        owner, self._owner = self._owner, None
+        if owner is not None and owner is not getcurrent():
+            get_hub().loop.run_callback(owner.switch)
+
+
+# --- addresses -------------------------------------------------------------------------------------------------------
+
+
+def unix_path(address: Address) -> str:
+    """The path of the Unix socket that (directory, port) means, as libpq makes it."""
+    return os.path.join(address[0], f".s.PGSQL.{address[1]}")
+
+
+def show_address(address: Address) -> str:
+    """The address as one writes it in psql, a log line or a URI."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _candidates(address: Address) -> list[tuple[int, Any]]:
+    if address[0].startswith("/"):
+        return [(socket.AF_UNIX, unix_path(address))]
+    found = get_hub().resolver.getaddrinfo(*address, 0, socket.SOCK_STREAM)
+    return [(family, target) for family, _, _, _, target in found]
+
+
+def connect(address: Address, timeout_s: float) -> Stream:
+    """A stream to a server. Raises ServerUnreachable, naming the address and the system's reason."""
+    reason: OSError | str = "no address found"
+    with gevent.Timeout(timeout_s or None, False):
+        try:
+            targets = _candidates(address)
+        except OSError as error:
+            raise ServerUnreachable(f"could not connect to server {show_address(address)}: {error}") from None
+        for family, target in targets:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                _connect(sock, target)
+                return Stream(sock)
+            except OSError as error:
+                sock.close()
+                reason = error
+            except BaseException:
+                sock.close()
+                raise
+        raise ServerUnreachable(f"could not connect to server {show_address(address)}: {reason}")
+    raise ServerUnreachable(f"could not connect to server {show_address(address)}: no answer within {timeout_s:g} s")
+
+
+def _connect(sock: socket.socket, target: Any) -> None:
+    sock.setblocking(False)
+    code = sock.connect_ex(target)
+    if code in (errno.EINPROGRESS, errno.EAGAIN):
+        watcher = get_hub().loop.io(sock.fileno(), _WRITE)
+        try:
+            get_hub().wait(watcher)
+        finally:
+            watcher.close()
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def peer_address(stream: Stream) -> tuple[str | None, int | None, int | None]:
+    """(host, port, None) of a TCP peer; (None, None, uid) of one on a Unix socket."""
+    sock = stream.sock
+    if sock.family == socket.AF_UNIX:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return None, None, struct.unpack("3i", credentials)[1]
+    try:
+        host, port = sock.getpeername()[:2]
+    except OSError:  # gone already
+        return "", 0, None
+    return host, port, None
+
+
+# --- listening -------------------------------------------------------------------------------------------------------
+
+
+class Listener:
+    """Accepts connections and gives each to `handler(stream)` in a green thread of its own."""
+
+    def __init__(self, sock: socket.socket, handler: Callable[[Stream], None]) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._handler = handler
+        self._watcher = get_hub().loop.io(sock.fileno(), _READ)
+        self._watcher.start(self._accept)
+
+    def _accept(self) -> None:
+        # A burst of connections must not keep those that are there already from their answers.
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _ = self.sock.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:  # out of file descriptors or memory: those that wait in the backlog wait on
+                log.error("could not accept a connection: %s", error)
+                self._watcher.stop()
+                gevent.spawn_later(0.2, self._resume)
+                return
+            gevent.spawn(self._handler, Stream(sock))
+
+    def _resume(self) -> None:
+        if self.sock.fileno() >= 0:
+            self._watcher.start(self._accept)
+
+    def close(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+        path = self.sock.getsockname() if self.sock.family == socket.AF_UNIX else None
+        self.sock.close()
+        if path:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
+
+
+def listen(address: Address, unix_socket_mode: int, backlog: int = 4096) -> list[socket.socket]:
+    """Bound and listening sockets for one address: '' or '*' is every interface, a directory is a Unix socket.
+
+    raises   OSError when the address is taken or not ours
+    """
+    host, port = address
+    if host.startswith("/"):
+        return [_listen_unix(unix_path(address), unix_socket_mode, backlog)]
+    if host in ("", "*"):
+        sockets = [_listen_tcp(socket.AF_INET, ("0.0.0.0", port), backlog)]
+        try:
+            sockets.append(_listen_tcp(socket.AF_INET6, ("::", port), backlog))
+        except OSError as error:  # a machine without IPv6
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+        return sockets
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [_listen_tcp(family, target, backlog) for family, _, _, _, target in found]
+
+
+def _listen_tcp(family: int, target: Any, backlog: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(target)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_unix(path: str, mode: int, backlog: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or _answers(path):
+                raise
+            os.unlink(path)  # left behind by a process that is gone
+            sock.bind(path)
+        os.chmod(path, mode)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == 0

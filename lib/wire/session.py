@@ -1,0 +1,92 @@
+"""What a backend still owes for the messages that were sent to it.
+
+Pure. ReadyForQuery cannot be counted by Syncs: COPY eats them, an error skips to one, and a Query inside an unsynced
+unit answers with a ReadyForQuery of its own unless an error skips it. A `Script` follows a unit that is streamed, one
+message at a time, on both sides. (A unit that was gathered whole owes exactly one ReadyForQuery, and needs no script
+unless it turns out to be a COPY.)
+
+source: protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY, protocol-flow.html#PROTOCOL-COPY
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+# Backend message -> the frontend message that it ends, where that is what is owed next.
+_ENDS = {
+    ord("1"): b"P",
+    ord("2"): b"B",
+    ord("3"): b"C",
+    ord("n"): b"D",
+    ord("T"): b"D",
+    ord("C"): b"E",
+    ord("I"): b"E",
+    ord("s"): b"E",
+    ord("Z"): b"QFS",
+}
+_ANSWERED = frozenset(b"PBCDEQFS")  # Flush and the COPY messages owe nothing
+_COPY_BEGINS = frozenset(b"GW")  # CopyInResponse, CopyBothResponse
+_COPY_ENDS = frozenset(b"cf")  # CopyDone, CopyFail
+_ERROR = ord("E")
+_SYNC = ord("S")
+_EXTENDED = frozenset(b"PBDEC")
+
+
+class Script:
+    """The answers that one unit still has to get.
+
+    owed      deque of frontend tags, oldest first
+    copying   the backend waits for CopyData: what is sent now is eaten, Sync and Flush too
+    skipping  an error came: the backend reads on to the next Sync
+    """
+
+    __slots__ = ("copying", "owed", "skipping")
+
+    def __init__(self, sent: bytes = b"") -> None:
+        self.owed: deque[int] = deque(sent)
+        self.copying = False
+        self.skipping = False
+
+    def __repr__(self) -> str:
+        flags = "".join(f" {name}" for name in ("copying", "skipping") if getattr(self, name))
+        return f"<Script owed={bytes(self.owed).decode()!r}{flags}>"
+
+    @property
+    def is_done(self) -> bool:
+        return not self.owed and not self.skipping
+
+    def sent(self, tag: int) -> None:
+        """A frontend message goes to the backend."""
+        if self.copying:
+            # Until CopyDone or CopyFail the backend eats all that comes.
+            self.copying = tag not in _COPY_ENDS
+        elif self.skipping:
+            if tag == _SYNC:
+                self.skipping = False
+                self.owed.append(tag)
+        elif tag in _ANSWERED or (tag in _COPY_ENDS and self.owed):
+            # CopyDone owes nothing, but marks how far a COPY that is still to begin will eat.
+            self.owed.append(tag)
+
+    def received(self, tag: int) -> None:
+        """A backend message arrives."""
+        owed = self.owed
+        if tag == _ERROR:
+            self.copying = False
+            if owed and owed[0] in _EXTENDED:
+                # It reads on to the next Sync, and what was sent before that is never answered.
+                while owed and owed[0] != _SYNC:
+                    owed.popleft()
+                self.skipping = not owed
+        elif tag in _COPY_BEGINS:
+            # What was sent behind the Execute is in front of the CopyDone, and eaten with the CopyData.
+            head = owed.popleft() if owed else None
+            while owed and owed[0] not in _COPY_ENDS:
+                owed.popleft()
+            self.copying = not owed
+            if head is not None:
+                owed.appendleft(head)
+        elif owed and owed[0] in _ENDS.get(tag, b""):
+            owed.popleft()
+            while owed and owed[0] in _COPY_ENDS:  # CopyDone without COPY: the backend ignored it
+                owed.popleft()
