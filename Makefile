@@ -1,0 +1,47 @@
+# The two commands for a fresh machine are `make demo` and `make test`: both make the virtual environment themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-all lint bench venv clean
+
+help:
+	@echo "make demo      a primary and two standbys with the pooler in front, until Ctrl-C"
+	@echo "make test      the tests that need nothing but Python packages"
+	@echo "make test-all  all tests; some need Debian packages or Docker, and say which"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     direct, PgBouncer, pgpool-II and pgstmtpool side by side"
+	@echo "make clean     remove the virtual environment and caches"
+
+demo: $(READY)
+	@exec $(BIN)/python -m tests.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not needs_debian and not needs_docker" $(PYTEST_ARGS)
+
+test-all: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m bench.run $(BENCH_ARGS)
+
+venv: $(READY)
+
+# Made again when a requirement changes.
+$(READY): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed (PYTHON=... chooses one)" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import ensurepip' || { echo "Python has no ensurepip: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

