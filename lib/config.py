@@ -1,0 +1,411 @@
+"""The settings of the pool: one row each, and everything that is done with them reads the rows.
+
+Pure, but for `load`, for which `lib.conffile` reads the file. A row of `Settings` says a setting's name, type, unit and
+default, whether a running pool can take over a new value, how a value is checked (`lib.checks`) and what it is for; the
+same rows load, check, show and document. All complaints come at once, and none shows a password. `Settings` are checked
+whole and frozen: whoever uses one reads an attribute, and checks nothing again.
+"""
+
+# ruff: noqa: RUF009 (a row is a dataclasses.field, which is made once)
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from itertools import combinations, pairwise
+from typing import Any, NamedTuple
+
+from lib import checks, conffile
+from lib.checks import Address, Check, FileMode, Parameters, Wrong
+from lib.errors import ConfigError
+
+REQUIRED = object()
+
+NET, SERVERS, WORKERS, LIMITS = "Listening", "Servers", "Workers", "Limits"
+SESSIONS, HA, UPKEEP = "Sessions", "High availability", "Upkeep"
+
+
+class Setting(NamedTuple):
+    """One row. `default` is as a Python conf file would give it; `trade` says what choosing it differently costs."""
+
+    name: str
+    group: str
+    type: str
+    unit: str
+    default: object
+    reloadable: bool
+    check: Check
+    help: str
+    trade: str
+
+
+def _row(
+    group: str, type: str, unit: str, default: object, reloadable: bool, check: Check, help: str, trade: str
+) -> Any:
+    row = {"row": (group, type, unit, default, reloadable, check, help, trade)}
+    return field(metadata=row) if default is REQUIRED else field(default=check(default, False), metadata=row)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Settings:
+    """Every setting in its normal form, what to warn of, and the file they came from."""
+
+    listen: tuple[Address, ...] = _row(
+        NET, "address, or a list of them", "", ("127.0.0.1", 7777), False, checks.addresses(everywhere=True),
+        "Where frontends connect: `(host, port)`. `''` or `'*'` is every interface, IPv4 and IPv6; a host that begins "
+        "with `/` is a directory, and the Unix socket in it is `.s.PGSQL.<port>`.",
+        "A Unix socket costs less than TCP and lets peer authenticate; every interface lets the network knock.",
+    )
+    unix_socket_mode: FileMode = _row(
+        NET, "permission bits", "", FileMode(0o777), False, checks.file_mode,
+        "Permission bits of the Unix sockets in `listen`, as PostgreSQL's `unix_socket_permissions`.",
+        "Fewer bits keep local users out before anything is asked of them; only the write bits count.",
+    )
+    max_client_conn: int = _row(
+        NET, "integer", "frontends", 10000, True, checks.whole(1, 1_000_000),
+        "How many frontends may be connected at once; the next one is refused with 53300.",
+        "Each takes some memory and a file descriptor: the limit of open files (`ulimit -n`) must be higher than this.",
+    )
+    client_buffer: int = _row(
+        NET, "integer", "bytes", 1048576, True, checks.whole(4096),
+        "How much of an answer may wait for a frontend that does not read it before its worker stops reading, too.",
+        "More lets slow readers give their worker back sooner; it is memory that each of them may take.",
+    )
+    admin_cnn: Parameters = _row(
+        SERVERS, "connection parameters", "", REQUIRED, False, checks.parameters(need_user=True),
+        "How the pool itself connects to the primary and the standbys: a dict with `user` (a superuser), and if "
+        "needed `database`, `password` and what else a startup packet may hold. No host and no port.",
+        "A superuser is needed to read password hashes and pg_hba.conf, and to promote; keep this file private.",
+    )
+    master: Address = _row(
+        SERVERS, "address", "", REQUIRED, False, checks.address(),
+        "The primary: `(host, port)`; a host that begins with `/` is the directory of its Unix socket.",
+        "If it is down when the pool starts, the pool waits for it.",
+    )
+    slaver: tuple[Address, ...] = _row(
+        SERVERS, "list of addresses", "", [], False, checks.addresses(),
+        "The standbys: `[(host, port), ...]`. Statements whose text begins with `/*s*/` go to them in turn.",
+        "A standby answers from a moment ago; without standbys such statements go to the primary.",
+    )
+    conn_params: tuple[Parameters, ...] = _row(
+        SERVERS, "list of connection parameters", "", [], True, checks.parameter_lists,
+        "Which frontends get workers on standbys: those whose startup parameters match one of these dicts. A "
+        "`password` in it is used for those workers. No host and no port.",
+        "Empty means every frontend, with the secret that it logged in with; a list keeps connections to standbys few.",
+    )
+    worker_min_cnt: tuple[int, ...] = _row(
+        WORKERS, "list of integers", "", [], True, checks.list_of(checks.whole(1, 100_000)),
+        "How many workers a few frontends have: the n-th number is for n frontends of a user and database.",
+        "More workers mean less waiting behind slow statements, and more connections that the server has to keep.",
+    )
+    worker_per_fe_cnt: int = _row(
+        WORKERS, "integer", "frontends", 10, True, checks.whole(1),
+        "With more frontends than `worker_min_cnt` has numbers: one worker for each so many of them.",
+        "Fewer frontends per worker mean less waiting and more connections to the server.",
+    )
+    max_workers: int = _row(
+        WORKERS, "integer", "workers", 20, True, checks.whole(0, 100_000),
+        "While statements wait, workers are added one at a time up to so many for a user and database. 0 keeps to what "
+        "`worker_min_cnt` and `worker_per_fe_cnt` say.",
+        "Beyond a few per core of the server they make it slower; the server's `max_connections` must allow for them.",
+    )
+    grow_after: float = _row(
+        WORKERS, "number", "seconds", 0.02, True, checks.seconds(0, 3600),
+        "How long a statement waits for a busy worker before one more is started. 0 is at once.",
+        "Shorter answers bursts sooner; longer starts fewer connections that are soon idle.",
+    )
+    idle_timeout: float = _row(
+        WORKERS, "number", "seconds", 600, True, checks.seconds(0),
+        "A worker beyond the number that its frontends have is closed after being idle for so long. 0 is never.",
+        "Shorter frees connections of the server; starting one again takes it some milliseconds.",
+    )
+    server_lifetime: float = _row(
+        WORKERS, "number", "seconds", 3600, True, checks.seconds(0),
+        "A worker that is idle and older than this is replaced. 0 is never.",
+        "A backend's caches grow with its age: shorter gives that memory back, longer spares new connections.",
+    )
+    query_wait_timeout: float = _row(
+        LIMITS, "number", "seconds", 120, True, checks.seconds(0),
+        "How long a statement waits for a worker before it fails with 53300. 0 is for ever.",
+        "It must be longer than a failover, so that frontends wait for the new primary instead of failing.",
+    )
+    connect_timeout: float = _row(
+        LIMITS, "number", "seconds", 15, True, checks.seconds(0.1, 3600),
+        "How long a server may take to accept a worker and let it in.",
+        "Shorter notices a silent server sooner; longer is kinder to one that is overloaded.",
+    )
+    login_retry: float = _row(
+        LIMITS, "number", "seconds", 0.2, True, checks.seconds(0.01, 3600),
+        "The wait between two attempts to reach a server that is down.",
+        "Shorter goes on sooner when it is back, and counts `ha_after_fail_cnt` up faster.",
+    )
+    auth_timeout: float = _row(
+        LIMITS, "number", "seconds", 60, True, checks.seconds(0.1, 3600),
+        "How long a frontend may take to log in, as PostgreSQL's `authentication_timeout`.",
+        "Shorter frees what half-open connections hold; longer is for people who type their password.",
+    )
+    shutdown_timeout: float = _row(
+        LIMITS, "number", "seconds", 30, True, checks.seconds(0),
+        "How long statements in flight may go on after SIGTERM or SIGINT. 0 is not at all.",
+        "Longer lets them finish; it should be shorter than what the service manager waits before it kills.",
+    )
+    transactions: str = _row(
+        SESSIONS, "word", "", "allow", True, checks.choice("allow", "reject"),
+        "Whether transactions may hold a worker until they end: `'allow'`, or `'reject'` them with 0A000.",
+        "`'reject'` keeps pooling strictly by the statement: no frontend can keep a worker from others.",
+    )
+    session_features: str = _row(
+        SESSIONS, "word", "", "allow", True, checks.choice("allow", "reject"),
+        "Whether what lives in a session (LISTEN, temporary tables, advisory locks, ...) may hold a worker until the "
+        "frontend disconnects: `'allow'`, or `'reject'` it with 0A000.",
+        "`'reject'` finds the applications that do so, before they take all workers.",
+    )
+    enable_ha: bool = _row(
+        HA, "boolean", "", False, False, checks.boolean,
+        "Whether this pool promotes a standby when the primary is gone. Of several pools only one may.",
+        "Without it, statements for the primary wait until it is back.",
+    )
+    ha_after_fail_cnt: int = _row(
+        HA, "integer", "failures", 10, True, checks.whole(1, 1_000_000),
+        "The switch begins after so many failed connections to the primary in a row.",
+        "Fewer are faster; more are surer that it is not only restarting.",
+    )
+    lo_oid: int = _row(
+        HA, "integer", "", 9999, True, checks.whole(1, 2**32 - 1),
+        "The large object in the primary from which the trigger file on a standby is made (PostgreSQL 11 and older).",
+        "Any number that no application uses for a large object of its own.",
+    )
+    trigger_file: str = _row(
+        HA, "file name", "", "trigger", True, checks.file_name,
+        "The `trigger_file` in the `recovery.conf` of the standbys (PostgreSQL 11 and older).",
+        "It has to be the same on all of them; newer servers are promoted without it.",
+    )
+    standby_check_interval: float = _row(
+        UPKEEP, "number", "seconds", 2, True, checks.seconds(0.01, 86400),
+        "How often the standbys are asked whether they are up, a failed one whether it is back.",
+        "Shorter sends fewer statements to a standby that has just died; each check is one small query.",
+    )
+    catalog_interval: float = _row(
+        UPKEEP, "number", "seconds", 5, True, checks.seconds(0.01, 86400),
+        "How often the catalog of each database is checked for functions, triggers and views that change sessions.",
+        "Until a check has seen what was created past the pool, its statements may be taken for harmless.",
+    )
+    hba_interval: float = _row(
+        UPKEEP, "number", "seconds", 10, True, checks.seconds(0.01, 86400),
+        "How often the rules of pg_hba.conf are read from the primary again.",
+        "Shorter applies a changed rule sooner.",
+    )
+    log_level: str = _row(
+        UPKEEP, "word", "", "info", True, checks.choice("debug", "info", "warning", "error"),
+        "The least important messages that are logged: `'debug'`, `'info'`, `'warning'` or `'error'`.",
+        "`'debug'` logs every connection and slows the pool down; nothing secret is logged at any level.",
+    )
+    path: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def rows(self, redact: bool = True) -> Iterator[tuple[Setting, str, bool]]:
+        """Each setting with its value as a Python conf file would give it, and whether that is not the default."""
+        for name, row in TABLE.items():
+            value = getattr(self, name)
+            is_default = row.default is not REQUIRED and value == row.check(row.default, False)
+            yield row, repr(_plain(value, redact)), not is_default
+
+    def show(self, redact: bool = True) -> str:
+        """The effective settings, a line each; `*` marks those that are not the default."""
+        lines = []
+        for row, value, is_changed in self.rows(redact):
+            line = f"{'*' if is_changed else ' '} {row.name:<22} = {value} {row.unit}".rstrip()
+            if is_changed:
+                line += f"   ({_default(row)})"
+            lines.append(line)
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        changed = " ".join(f"{row.name}={value}" for row, value, is_changed in self.rows() if is_changed)
+        return f"<Settings {self.path} {changed}>"
+
+
+TABLE: dict[str, Setting] = {
+    each.name: Setting(each.name, *each.metadata["row"]) for each in fields(Settings) if "row" in each.metadata
+}
+
+
+def _plain(value: object, redact: bool) -> object:
+    """A normal form as what a Python conf file would hold."""
+    if isinstance(value, Parameters):
+        return value.redacted() if redact else dict(value)
+    if isinstance(value, tuple):
+        return tuple(value) if isinstance(value, Address) else [_plain(entry, redact) for entry in value]
+    return value
+
+
+def _default(row: Setting) -> str:
+    return "required" if row.default is REQUIRED else f"default: {row.default!r}"
+
+
+class Changes(NamedTuple):
+    """Names of the settings that differ: those a running pool can take over, and those that need a restart."""
+
+    reloadable: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+def changed(old: Settings, new: Settings) -> Changes:
+    names = [name for name in TABLE if getattr(old, name) != getattr(new, name)]
+    return Changes(
+        tuple(name for name in names if TABLE[name].reloadable),
+        tuple(name for name in names if not TABLE[name].reloadable),
+    )
+
+
+# --- checking --------------------------------------------------------------------------------------------------------
+
+
+def make(given: Mapping[Any, object], path: str = "", text: bool = False) -> Settings:
+    """Settings from what a conf file gave.
+
+    text     every value is a string or a list of strings (INI), so '10' is a number
+    raises   ConfigError with every complaint: the key, what was given, what is wanted
+    """
+    values: dict[str, Any] = {}
+    complaints = [_unknown(name) for name in given if name not in TABLE]
+    for name, row in TABLE.items():
+        if name not in given:
+            if row.default is REQUIRED:
+                complaints.append(f"{name} is missing: wanted its {row.type}")
+            continue
+        complaints += [f"{inner} is in {name}: wanted one level above" for inner in _misplaced(given[name])]
+        try:
+            values[name] = row.check(given[name], text)
+        except Wrong as wrong:
+            complaints += [f"{name}{each.where} is {each.given}: wanted {each.wanted}" for each in wrong.problems]
+    complaints += _conflicts(values)
+    if complaints:
+        raise ConfigError(complaints)
+    return Settings(**values, path=path, warnings=tuple(_doubts(values)))
+
+
+def load(path: str) -> Settings:
+    """Read and check a conf file: INI when its name ends in .ini, else Python.
+
+    raises   ConfigError (F0000) with every complaint
+    """
+    given, text = conffile.read(path)
+    return make(given, path, text)
+
+
+def _unknown(name: object) -> str:
+    if not isinstance(name, str) or not name.isidentifier():
+        return f"the key {checks.shown(name)} is not a setting"
+    near = get_close_matches(name.lower(), TABLE, 1)
+    return f"{name} is not a setting: " + (f"did you mean {near[0]}?" if near else "see docs/configuration.md")
+
+
+def _misplaced(given: object) -> list[str]:
+    """Names of settings inside connection parameters: lines that slipped below the header of an INI section."""
+    if isinstance(given, (list, tuple)):
+        return [name for entry in given for name in _misplaced(entry)]
+    if not isinstance(given, Mapping):
+        return []
+    here = [name for name in given if name in TABLE and name not in checks.CLIENT_ONLY]
+    return here + [name for entry in given.values() if isinstance(entry, Mapping) for name in _misplaced(entry)]
+
+
+def _conflicts(values: Mapping[str, Any]) -> list[str]:
+    """What cannot be together, among the values that are right by themselves."""
+    complaints = []
+    listen = values.get("listen", TABLE["listen"].check(TABLE["listen"].default, False))
+    servers = [("master", values["master"])] if "master" in values else []
+    servers += [("slaver", each) for each in values.get("slaver", ())]
+    for one, other in combinations(listen, 2):
+        everywhere = "" in (one.host, other.host) and one.port == other.port and not (one.is_unix or other.is_unix)
+        if one.meets(other) or everywhere:
+            complaints.append(f"listen has {one} and {other}: wanted each address once")
+    for (name, one), (other_name, other) in combinations(servers, 2):
+        if one.meets(other):
+            where = f"both {name}" if name == other_name else f"{name} and {other_name}"
+            complaints.append(f"{other} is in {where}: wanted each server once")
+    for name, server in servers:
+        if any(each.meets(server) for each in listen):
+            complaints.append(f"{server} is in listen and {name}: wanted another port, as the pool would meet itself")
+    return complaints
+
+
+def _doubts(values: Mapping[str, Any]) -> list[str]:
+    """What is allowed, but hardly meant."""
+    doubts = []
+    workers = values.get("worker_min_cnt", ())
+    if any(later < earlier for earlier, later in pairwise(workers)):
+        doubts.append(f"worker_min_cnt {list(workers)} does not grow: more frontends would have fewer workers")
+    if not values.get("slaver"):
+        if values.get("enable_ha"):
+            doubts.append("enable_ha is on, but slaver is empty: there is no standby to promote")
+        if values.get("conn_params"):
+            doubts.append("conn_params is given, but slaver is empty: there are no standbys to start workers on")
+    return doubts
+
+
+# --- documenting -----------------------------------------------------------------------------------------------------
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Made from the table in lib/config.py by docs/generate.py: change it there. -->
+
+`pgstmtpool.py [conf_file]` reads `pgstmtpool.conf.py` beside the script when no file is named. `pgstmtpool.py --check
+[conf_file]` says everything that is wrong with a file (exit code 2), or prints the effective settings without
+passwords, a `*` before those that are not the default (exit code 0).
+
+Only `admin_cnn` and `master` are required. The file is Python, run with the rights of the pool, and leaves a dict named
+`all`; an encoding other than UTF-8 is declared in its first line (`# -*- coding: gbk -*-`):
+
+```python
+all = {
+    'listen': ('127.0.0.1', 7777),
+    'admin_cnn': {'user': 'postgres', 'password': '...'},
+    'master': ('10.0.0.1', 5432),
+    'slaver': [('10.0.0.2', 5432), ('10.0.0.3', 5432)],
+    'conn_params': [{'user': 'app', 'database': 'shop'}],
+}
+```
+
+A file whose name ends in `.ini` holds the same names. Lists are separated by commas, a value that holds a comma or a
+`#` (a password, say) needs quotes, and the sections come last:
+
+```ini
+listen = 127.0.0.1:7777
+master = 10.0.0.1:5432
+slaver = 10.0.0.2:5432, [fd00::3]:5432
+
+[admin_cnn]
+user = postgres
+password = "..."
+
+[conn_params]
+[[shop]]
+user = app
+database = shop
+```
+
+An address is `(host, port)` or `'host:port'`. A host that begins with `/` is the directory of a Unix socket, as in
+`('/var/run/postgresql', 5432)`. "Reloadable" says whether a running pool can take over a new value; the others need a
+restart.
+"""
+
+
+def documentation() -> str:
+    """The text of docs/configuration.md."""
+    parts = [INTRODUCTION]
+    group = ""
+    for row in TABLE.values():
+        if row.group != group:
+            group = row.group
+            parts.append(f"## {group}\n")
+        unit = f" ({row.unit})" if row.unit else ""
+        default = "required" if row.default is REQUIRED else f"default `{row.default!r}`"
+        reload = "reloadable" if row.reloadable else "needs a restart"
+        parts.append(f"### `{row.name}`\n\n*{row.type}{unit}, {default}, {reload}*\n")
+        parts.append(textwrap.fill(f"{row.help} {row.trade}", 119) + "\n")
+    return "\n".join(parts)

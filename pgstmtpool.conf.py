@@ -1,0 +1,102 @@
+# The conf file of pgstmtpool: Python that leaves a dict named `all`.
+#
+# Only admin_cnn and master are required. What is commented out shows its default.
+# docs/configuration.md says more about each setting; `python pgstmtpool.py --check` checks this file.
+# It may hold passwords: let only the user who runs the pool read it.
+
+all = {
+    # --- Servers ---------------------------------------------------------------------------------------------------
+
+    # How the pool itself connects, to the primary and to the standbys: a superuser, as it reads password hashes and
+    # pg_hba rules. Without host and port. A 'password' is needed unless the server trusts the pool; please do not let
+    # it trust the pool: a login through the pool would then prove nothing.
+    'admin_cnn': {
+        'user': 'postgres',
+        'database': 'postgres',
+        # 'password': '...',
+    },
+
+    # The primary: (host, port). A host that begins with '/' is the directory of a Unix socket.
+    'master': ('127.0.0.1', 5432),
+
+    # The standbys: [(host, port), ...]. Statements that begin with /*s*/ go to them in turn.
+    # 'slaver': [],
+
+    # Only frontends whose startup parameters match one of these get workers on standbys; empty means all of them.
+    # For example [{'user': 'app', 'database': 'shop', 'password': '...'}]; without host and port.
+    # 'conn_params': [],
+
+    # --- Listening -------------------------------------------------------------------------------------------------
+
+    # Where frontends connect: (host, port) or a list of them. '' or '*' is every interface, IPv4 and IPv6;
+    # a directory, as in ('/tmp', 7777), makes the Unix socket /tmp/.s.PGSQL.7777 with these permission bits.
+    # 'listen': ('127.0.0.1', 7777),
+    # 'unix_socket_mode': 0o777,
+
+    # How many frontends may be connected at once. The limit of open files must be higher.
+    # 'max_client_conn': 10000,
+
+    # How many bytes of an answer may wait for a frontend that does not read it before its worker stops reading, too.
+    # 'client_buffer': 1048576,
+
+    # --- Workers ---------------------------------------------------------------------------------------------------
+
+    # How many workers (connections to a server) the frontends of a user and database have: the n-th number of
+    # worker_min_cnt is for n frontends; beyond its end there is one worker for each worker_per_fe_cnt frontends.
+    # 'worker_min_cnt': [],
+    # 'worker_per_fe_cnt': 10,
+
+    # When a statement has waited for a busy worker for grow_after seconds, one more is started, up to max_workers for
+    # a user and database (0: never more than the two settings above say).
+    # 'max_workers': 20,
+    # 'grow_after': 0.02,
+
+    # Seconds after which a surplus worker that is idle is closed, and one of that age is replaced (0: never).
+    # 'idle_timeout': 600,
+    # 'server_lifetime': 3600,
+
+    # --- Limits, in seconds ----------------------------------------------------------------------------------------
+
+    # How long a statement waits for a worker (0: for ever). It should be longer than a failover takes.
+    # 'query_wait_timeout': 120,
+
+    # How long a server may take to let a worker in, and the wait between attempts to reach one that is down.
+    # 'connect_timeout': 15,
+    # 'login_retry': 0.2,
+
+    # How long a frontend may take to log in.
+    # 'auth_timeout': 60,
+
+    # How long statements in flight may go on when the pool is stopped.
+    # 'shutdown_timeout': 30,
+
+    # --- Sessions --------------------------------------------------------------------------------------------------
+
+    # A transaction holds a worker until it ends; LISTEN, temporary tables and the like hold one until the frontend
+    # disconnects. 'reject' refuses them.
+    # 'transactions': 'allow',
+    # 'session_features': 'allow',
+
+    # --- High availability -----------------------------------------------------------------------------------------
+
+    # Whether this pool promotes a standby after so many failed connections to the primary in a row. Of several pools
+    # in front of the same servers, only one may.
+    # 'enable_ha': False,
+    # 'ha_after_fail_cnt': 10,
+
+    # For PostgreSQL 11 and older: the large object in the primary from which the trigger file is made on a standby,
+    # and the trigger_file in the recovery.conf of the standbys.
+    # 'lo_oid': 9999,
+    # 'trigger_file': 'trigger',
+
+    # --- Upkeep ----------------------------------------------------------------------------------------------------
+
+    # Seconds between checks of the standbys, of the catalog (for functions, triggers and views that change sessions),
+    # and of the rules in pg_hba.conf.
+    # 'standby_check_interval': 2,
+    # 'catalog_interval': 5,
+    # 'hba_interval': 10,
+
+    # 'debug', 'info', 'warning' or 'error'.
+    # 'log_level': 'info',
+}
