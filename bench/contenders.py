@@ -1,0 +1,224 @@
+"""Who is compared, and how each is started: one row per contender.
+
+All in front of the same PostgreSQL, on loopback, trust authentication on both legs, at most 20 server connections where
+there is a pool (PgBouncer's default), room for all the clients of the benchmark, logging of connections off. Everything
+else is each one's default. One runs at a time: the idle connections of another would slow the server's snapshots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+
+import psutil
+
+from bench import client, meter, postgres
+from bench.client import DATABASE, USER, Endpoint
+from tests.pooler import PROJECT
+from tests.servers import ServerFailed, free_port, wait_until, workplace
+from tests.workplace import TookTooLong, server_user, tool_env
+
+PGPOOL_CHILDREN = 300  # a process per client; more than the 256 of the largest pgbench run
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a contender is told when it is started. pool_mode is PgBouncer's word: statement or transaction."""
+
+    server: Endpoint
+    port: int
+    directory: Path
+    pool_mode: str
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table.
+
+    command      makes the conf files in setup.directory and returns what to run; None: clients go to the server itself
+    version      one line for the report. Raises NotThere when the program is not installed
+    runs_as_root False when it refuses to
+    idle_clients how many idle clients it can be measured with; those with a process per client, fewer
+    stop         the signal that ends it without waiting for the clients
+    """
+
+    name: str
+    title: str
+    version: Callable[[], str]
+    command: Callable[[Setup], list[str]] | None = None
+    runs_as_root: bool = True
+    idle_clients: int = 2000
+    stop: Signals = SIGTERM
+
+
+@dataclass(frozen=True)
+class Running:
+    """A contender that answers. pid is that of the pooler, None when there is none."""
+
+    at: Endpoint
+    pid: int | None
+
+
+def server_version() -> str:
+    return first_line([str(postgres.program("postgres")), "--version"]).removeprefix("postgres (PostgreSQL) ")
+
+
+def pgbouncer_program() -> str:
+    return postgres.find_pooler("pgbouncer", "pgbouncer")
+
+
+def pgbouncer_version() -> str:
+    return first_line([pgbouncer_program(), "--version"]).removeprefix("PgBouncer ")
+
+
+def pgbouncer(setup: Setup) -> list[str]:
+    users = setup.directory / "userlist.txt"
+    users.write_text(f'"{USER}" ""\n')
+    conf = setup.directory / "pgbouncer.ini"
+    conf.write_text(f"""\
+[databases]
+{DATABASE} = host={setup.server.host} port={setup.server.port} dbname={DATABASE}
+[pgbouncer]
+listen_addr = {postgres.HOST}
+listen_port = {setup.port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {users}
+pool_mode = {setup.pool_mode}
+default_pool_size = 20
+max_client_conn = 10000
+log_connections = 0
+log_disconnections = 0
+""")
+    return [pgbouncer_program(), str(conf)]
+
+
+def pgpool_program() -> str:
+    return postgres.find_pooler("pgpool", "pgpool2")
+
+
+def pgpool_version() -> str:
+    return first_line([pgpool_program(), "--version"]).removeprefix("pgpool-II version ")
+
+
+def pgpool(setup: Setup) -> list[str]:
+    """Raw mode: connections are kept, nothing is parsed for load balancing. runtime-config-connection-pooling.html"""
+    conf = setup.directory / "pgpool.conf"
+    conf.write_text(f"""\
+backend_clustering_mode = 'raw'
+listen_addresses = '{postgres.HOST}'
+port = {setup.port}
+pcp_listen_addresses = '{postgres.HOST}'
+pcp_port = {free_port()}
+socket_dir = '{setup.directory}'
+pcp_socket_dir = '{setup.directory}'
+pid_file_name = '{setup.directory}/pgpool.pid'
+logdir = '{setup.directory}'
+backend_hostname0 = '{setup.server.host}'
+backend_port0 = {setup.server.port}
+num_init_children = {PGPOOL_CHILDREN}
+max_pool = 1
+""")
+    return [pgpool_program(), "-n", "-D", "-f", str(conf)]
+
+
+def pgstmtpool_version() -> str:
+    revision = first_line(["git", "-C", str(PROJECT), "rev-parse", "--short", "HEAD"])
+    return f"{revision}, Python {sys.version.split()[0]}, gevent {metadata.version('gevent')}"
+
+
+def pgstmtpool(setup: Setup) -> list[str]:
+    conf = setup.directory / "pgstmtpool.conf.py"
+    settings = {
+        "listen": (postgres.HOST, setup.port),
+        "admin_cnn": {"user": USER, "database": "postgres"},
+        "master": (setup.server.host, setup.server.port),
+    }
+    conf.write_text(f"all = {settings!r}\n")
+    return [sys.executable, str(PROJECT / "pgstmtpool.py"), str(conf)]
+
+
+CONTENDERS = {
+    row.name: row
+    for row in (
+        Contender("direct", "direct", server_version, idle_clients=200),
+        Contender("pgbouncer", "PgBouncer", pgbouncer_version, pgbouncer, runs_as_root=False),
+        Contender("pgpool", "pgpool-II", pgpool_version, pgpool, runs_as_root=False, idle_clients=200, stop=SIGINT),
+        Contender("pgstmtpool", "pgstmtpool", pgstmtpool_version, pgstmtpool),
+    )
+}
+
+
+def another(text: str) -> Contender:
+    """A contender from `NAME=COMMAND`, where {server_host}, {server_port}, {port}, {user}, {database} are filled in."""
+    name, _, template = text.partition("=")
+    if not name or not template:
+        raise ValueError(f"not NAME=COMMAND: {text!r}")
+
+    def command(setup: Setup) -> list[str]:
+        filled = template.format(
+            server_host=setup.server.host, server_port=setup.server.port, port=setup.port, user=USER, database=DATABASE
+        )
+        return shlex.split(filled)
+
+    return Contender(name, name, lambda: "as given on the command line", command)
+
+
+def first_line(command: list[str]) -> str:
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else "unknown version"
+
+
+@contextlib.contextmanager
+def started(contender: Contender, server: Endpoint, pool_mode: str) -> Iterator[Running]:
+    """The contender, answering, until the end of the block. Raises ServerFailed with the end of its log."""
+    if contender.command is None:
+        yield Running(server, None)
+        return
+    directory = workplace().new_dir(contender.name)
+    setup = Setup(server, free_port(), directory, pool_mode)
+    command = contender.command(setup)
+    at = Endpoint(postgres.HOST, setup.port)
+    log = directory.with_suffix(".log")
+
+    def says(what: object) -> ServerFailed:
+        return ServerFailed(f"{what}: {log.read_text(errors='replace')[-300:]}")
+
+    with log.open("wb") as output:
+        pooler = subprocess.Popen(
+            command, cwd=directory, env=tool_env(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            **({} if contender.runs_as_root else server_user()),
+        )  # fmt: skip
+    pid_file = directory.with_suffix(".pid")  # for the workplace, should we be killed
+    pid_file.write_text(f"{pooler.pid}\n")
+    try:
+        try:
+            wait_until(lambda: client.answers(at) or pooler.poll() is not None, 30, f"{contender.title} to answer")
+        except TookTooLong as error:
+            raise says(error) from None
+        if pooler.poll() is not None:
+            raise says(f"{contender.title} ended with {pooler.returncode}")
+        yield Running(at, pooler.pid)
+    finally:
+        stop(pooler, contender.stop)
+        pid_file.unlink()
+
+
+def stop(pooler: subprocess.Popen[bytes], how: Signals, timeout_s: float = 10.0) -> None:
+    """End the pooler and whatever it started, by force when it takes longer than timeout_s."""
+    family = meter.family(pooler.pid)
+    pooler.send_signal(how)
+    try:
+        pooler.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        pooler.wait()

@@ -1,0 +1,148 @@
+"""Measure direct, PgBouncer, pgpool-II and pgstmtpool side by side on one PostgreSQL, and print the tables.
+
+    python -m bench.run                    all of it, three rounds
+    python -m bench.run --quick            a smoke run: one round of one second each
+    python -m bench.run --write            and write docs/benchmarks.md with its plot
+
+The exit code is 0 when all that could be started was measured, 1 when something failed, 2 for a wrong option.
+A target that is not met is a result, not a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from bench import client, contenders, plot, postgres, report, workloads
+from bench.contenders import Contender
+from bench.report import Measurement, Results
+from bench.workloads import Place, Workload
+from tests.pooler import PROJECT
+from tests.servers import NotThere, Server
+
+DOCS = PROJECT / "docs"
+Row = TypeVar("Row")
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--rounds", type=int, default=3, metavar="N", help="how often everything is measured (3)")
+    add("--seconds", type=float, default=5.0, metavar="S", help="how long each measurement takes (5)")
+    add("--scale", type=int, default=10, metavar="N", help="pgbench's scale: 100,000 accounts each (10)")
+    for name, rows in (("contenders", contenders.CONTENDERS), ("workloads", workloads.WORKLOADS)):
+        add(f"--{name}", type=some_of(rows), default=list(rows.values()), metavar="A,B", help=f"of {', '.join(rows)}")
+    also = "measure another pooler, too; {server_host} {server_port} {port} {user} {database} are filled in"
+    add("--also", type=contenders.another, action="append", default=[], metavar="NAME=COMMAND", help=also)
+    add("--quick", action="store_true", help="one round of one second each, scale 1, 200 idle clients")
+    add("--write", action="store_true", help="write docs/benchmarks.md and its plot")
+    chosen = parser.parse_args(arguments)
+    if chosen.quick:
+        chosen.rounds, chosen.seconds, chosen.scale = 1, 1.0, 1
+    return chosen
+
+
+def some_of(rows: Mapping[str, Row]) -> Callable[[str], list[Row]]:
+    """An argparse type: names with commas between them -> the rows of a table."""
+
+    def parse(text: str) -> list[Row]:
+        unknown = [name for name in text.split(",") if name not in rows]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)} (there are {', '.join(rows)})")
+        return [rows[name] for name in text.split(",")]
+
+    return parse
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def installed(candidates: Sequence[Contender]) -> dict[Contender, str]:
+    """The contenders that can be started, with their versions; says what to install for the others."""
+    found = {}
+    for contender in candidates:
+        try:
+            found[contender] = contender.version()
+        except NotThere as missing:
+            say(f"{contender.title} is left out: {missing}")
+    return found
+
+
+def measure(chosen: argparse.Namespace, rows: Sequence[Workload], ready: Sequence[Contender]) -> list[Measurement]:
+    """Every workload of every round, the contenders one after the other within each, in turn the first."""
+    measurements = []
+    with postgres.primary(chosen.scale) as server:
+        for number in range(chosen.rounds):
+            first = number % len(ready)
+            for row in rows:
+                for contender in [*ready[first:], *ready[:first]]:
+                    one = measure_once(number, row, contender, server, chosen)
+                    measurements.append(one)
+                    shown = f"{report.number(one.sample.value)} {row.unit}" if one.sample else f"failed: {one.failure}"
+                    say(f"round {number + 1}/{chosen.rounds}  {row.title:40}  {contender.title:10}  {shown}")
+    return measurements
+
+
+def measure_once(
+    number: int, row: Workload, contender: Contender, server: Server, chosen: argparse.Namespace
+) -> Measurement:
+    """One turn of one contender. Whatever goes wrong in it is a line in the report, and the next one has its turn."""
+    idle_clients = min(contender.idle_clients, 200 if chosen.quick else 2000)
+    try:
+        for text in row.before:
+            server.query(text, dbname=client.DATABASE)
+        with contenders.started(contender, postgres.endpoint(server), row.pool_mode) as running:
+            sample = row.measure(Place(running.at, server, running.pid, chosen.seconds, idle_clients))
+    except (client.Refused, OSError, AssertionError, subprocess.TimeoutExpired) as error:
+        reason = " ".join(str(error).replace(f"{PROJECT}/", "").split())
+        return Measurement(number, row.name, contender.name, None, reason or type(error).__name__)
+    return Measurement(number, row.name, contender.name, sample)
+
+
+def facts(chosen: argparse.Namespace, versions: Mapping[Contender, str]) -> list[str]:
+    """The lines of the page on the machine, the versions and the run."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    system = f"{models[0] if models else platform.machine()}, {memory_gb:.0f} GB, Linux {platform.release()}"
+    poolers = [f"{one.title} {version}" for one, version in versions.items() if one.command]
+    return [
+        f"{os.cpu_count()} cores, {system}",
+        f"PostgreSQL {contenders.server_version()}; {'; '.join(poolers)}",
+        f"{chosen.rounds} round(s), {chosen.seconds:g} s for each measurement, pgbench scale {chosen.scale}",
+    ]
+
+
+def raise_limit_of_open_files() -> None:
+    """As many as the hard limit allows, for us and (inherited) for the poolers: 2,000 clients are 4,000 sockets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(arguments: Sequence[str]) -> int:
+    chosen = options(arguments)
+    raise_limit_of_open_files()
+    versions = installed([*chosen.contenders, *chosen.also])
+    rows = chosen.workloads
+    measurements = measure(chosen, rows, list(versions))
+    results = Results(measurements)
+    titles = {contender.name: contender.title for contender in versions}
+    tables = report.body(results, rows, titles)
+    print(tables)
+    if chosen.write:
+        DOCS.mkdir(exist_ok=True)
+        plot.draw(results, rows, titles, DOCS / "benchmarks.svg")
+        (DOCS / "benchmarks.md").write_text(report.page(tables, facts(chosen, versions), "benchmarks.svg"))
+    return 1 if any(one.failure for one in measurements) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
