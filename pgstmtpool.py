@@ -8,6 +8,7 @@ Nothing but that happens here. `lib.process` is imported only when the pool is r
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         "conf_file",
         nargs="?",
         default=str(CONF_FILE),
-        help="Python with a dict named all, or INI if its name ends in .ini (default: pgstmtpool.conf.py beside this)",
+        help="Python with a dict named all, or INI if its name ends in .ini"
+        " (default: pgstmtpool.conf.py beside this script)",
     )
     parser.add_argument("--check", action="store_true", help="say what is wrong with the file, or print the settings")
     parser.add_argument("--version", action="version", version=f"pgstmtpool {__version__}")
@@ -43,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         for warning in settings.warnings:
             print(f"{options.conf_file}: warning: {warning}", file=sys.stderr)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
         print(settings.show())
         return 0
     from lib.process import run

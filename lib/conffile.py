@@ -7,26 +7,33 @@ with the line number, and without the text of a line that could hold a password.
 
 from __future__ import annotations
 
+import ast
 import io
 import tokenize
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib.checks import SECRET
 from lib.errors import ConfigError
 
 
-def read(path: str) -> tuple[Mapping[Any, object], bool]:
-    """What the conf file gives, and whether all of it is text (INI).
+class Conf(NamedTuple):
+    """What a conf file gives, whether all of it is text (INI), and what is suspicious about how it was written."""
+
+    given: Mapping[Any, object]
+    is_text: bool
+    complaints: list[str]
+
+
+def read(path: str) -> Conf:
+    """Read a conf file.
 
     raises   ConfigError (F0000) when it cannot be read, is not well-formed, or raised an exception
     """
     text = _decode(_bytes_of(path))
-    if path.lower().endswith(".ini"):
-        return _from_ini(text), True
-    return _from_python(text, path), False
+    return _from_ini(text) if path.lower().endswith(".ini") else _from_python(text, path)
 
 
 def _bytes_of(path: str) -> bytes:
@@ -50,17 +57,27 @@ def _decode(source: bytes) -> str:
         raise ConfigError([f"line 1 or 2: {error.args[0]}"]) from None
 
 
-def _from_python(text: str, path: str) -> Mapping[Any, object]:
+def _from_python(text: str, path: str) -> Conf:
     names: dict[str, Any] = {"__name__": "pgstmtpool_conf", "__file__": path}
     try:
-        exec(compile(text, path, "exec"), names)
+        tree = ast.parse(text, path)
+        twice = [f"line {key.lineno}: {key.value!r} is given a second time" for key in _repeated_keys(tree)]
+        exec(compile(tree, path, "exec"), names)
     except (Exception, SystemExit) as error:
         raise ConfigError([_told(error, text, path)]) from None
     if "all" not in names:
         raise ConfigError([f"line {max(len(text.splitlines()), 1)}: the file ends without a dict named `all`"])
     if not isinstance(names["all"], dict):
         raise ConfigError([f"`all` is of type {type(names['all']).__name__}: wanted a dict"])
-    return names["all"]
+    return Conf(names["all"], False, twice)
+
+
+def _repeated_keys(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Keys that a dict has already: Python takes the last one without a word, and another line seems to do nothing."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            keys = [key for key in node.keys if isinstance(key, ast.Constant)]
+            yield from (key for index, key in enumerate(keys) if key.value in [each.value for each in keys[:index]])
 
 
 # Their messages name a token, a key, a file or a module, while that of a NameError can be a password without quotes.
@@ -81,7 +98,7 @@ def _told(error: BaseException, text: str, path: str) -> str:
     return f"line {line}: {type(error).__name__}: {' '.join(message.split())[:200]}"
 
 
-def _from_ini(text: str) -> Mapping[Any, object]:
+def _from_ini(text: str) -> Conf:
     # Imported here, so that nobody who uses a Python file needs it.
     from configobj import ConfigObj, ConfigObjError, DuplicateError, NestingError
 
@@ -93,10 +110,8 @@ def _from_ini(text: str) -> Mapping[Any, object]:
     except ConfigObjError as error:
         errors = getattr(error, "errors", [error])
         raise ConfigError([f"line {each.line_number}: {words.get(type(each), other)}" for each in errors]) from None
-    cut = list(_cut_secrets(parsed))
-    if cut:
-        raise ConfigError([f"{name} holds a #, which begins a comment: wanted quotes around its value" for name in cut])
-    return parsed.dict()
+    cut = [f"{name} holds a #, which begins a comment: wanted quotes around it" for name in _cut_secrets(parsed)]
+    return Conf(parsed.dict(), True, cut)
 
 
 def _cut_secrets(section: Any) -> Iterator[str]:

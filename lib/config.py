@@ -11,7 +11,7 @@ whole and frozen: whoever uses one reads an attribute, and checks nothing again.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from itertools import combinations, pairwise
@@ -263,14 +263,15 @@ def changed(old: Settings, new: Settings) -> Changes:
 # --- checking --------------------------------------------------------------------------------------------------------
 
 
-def make(given: Mapping[Any, object], path: str = "", text: bool = False) -> Settings:
+def make(given: Mapping[Any, object], path: str = "", text: bool = False, complaints: Iterable[str] = ()) -> Settings:
     """Settings from what a conf file gave.
 
-    text     every value is a string or a list of strings (INI), so '10' is a number
-    raises   ConfigError with every complaint: the key, what was given, what is wanted
+    text        every value is a string or a list of strings (INI), so '10' is a number
+    complaints  what is wrong with the file already
+    raises      ConfigError with every complaint: the key, what was given, what is wanted
     """
     values: dict[str, Any] = {}
-    complaints = [_unknown(name) for name in given if name not in TABLE]
+    complaints = [*complaints, *(_unknown(name) for name in given if name not in TABLE)]
     for name, row in TABLE.items():
         if name not in given:
             if row.default is REQUIRED:
@@ -292,8 +293,8 @@ def load(path: str) -> Settings:
 
     raises   ConfigError (F0000) with every complaint
     """
-    given, text = conffile.read(path)
-    return make(given, path, text)
+    conf = conffile.read(path)
+    return make(conf.given, path, conf.is_text, conf.complaints)
 
 
 def _unknown(name: object) -> str:

@@ -72,6 +72,15 @@ def test_a_file_that_is_not_in_its_encoding_is_told_with_the_line_and_the_remedy
     assert said.startswith("line 4: not valid utf-8: declare the encoding")
 
 
+def test_a_key_given_twice_is_told_because_python_would_take_the_last_one_without_a_word(tmp_path):
+    text = "all = {\n 'lo_oid': 1,\n 'admin_cnn': {\n 'user': 'a',\n 'user': 'b'},\n 'lo_oid': 2,\n}\n"
+    assert refused(conf(tmp_path, text)) == [
+        "line 6: 'lo_oid' is given a second time",
+        "line 5: 'user' is given a second time",
+        "master is missing: wanted its address",
+    ]
+
+
 def test_an_unquoted_password_is_not_repeated_by_the_error_that_it_causes(tmp_path):
     (said,) = refused(conf(tmp_path, "all = {'admin_cnn': {\n  'password': hunter2,\n}}\n"))
     assert said == "line 2: NameError: (not shown, as the line could hold a password)"
@@ -188,7 +197,7 @@ def test_lines_that_are_no_ini_are_told_by_number_and_not_shown(tmp_path):
 
 def test_a_password_that_an_ini_comment_would_cut_short_is_refused(tmp_path):
     path = conf(tmp_path, NEEDED_INI + ADMIN_INI + "password = abc#def\n", "conf.ini")
-    assert refused(path) == ["password holds a #, which begins a comment: wanted quotes around its value"]
+    assert refused(path) == ["password holds a #, which begins a comment: wanted quotes around it"]
 
 
 def test_a_password_that_an_ini_comma_would_make_a_list_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The table of settings, and all that is made of it: complaints, warnings, show, the manual, the command line."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -278,9 +279,14 @@ def test_the_sample_with_everything_uncommented_loads_as_well(tmp_path):
     assert whole.count("\n    '") == len(TABLE)
 
 
-def command(*arguments, cwd=None):
+def command(*arguments, cwd=None, encoding="utf-8"):
     return subprocess.run(
-        [sys.executable, str(HOME / "pgstmtpool.py"), *arguments], capture_output=True, text=True, cwd=cwd, timeout=30
+        [sys.executable, str(HOME / "pgstmtpool.py"), *arguments],
+        capture_output=True,
+        encoding=encoding,
+        cwd=cwd,
+        timeout=30,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
     )
 
 
@@ -297,6 +303,12 @@ def test_check_prints_warnings_apart_and_no_password(tmp_path):
     assert "warning: enable_ha is on, but slaver is empty" in done.stderr
     assert "***" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_check_prints_names_that_the_terminal_cannot_show(tmp_path):
+    path = conf(tmp_path, "all = {'master': 'db1:1', 'admin_cnn': {'user': '管理员'}}\n")
+    assert "'管理员'" in command("--check", path, encoding="gbk").stdout
+    assert r"'\u7ba1\u7406\u5458'" in command("--check", path, encoding="ascii").stdout
 
 
 @pytest.mark.parametrize("check", [["--check"], []], ids=["check", "run"])
