@@ -1,7 +1,10 @@
-"""Fixtures that all tests share: real servers with a pooler in front of them, and the alarm for a blocked loop."""
+"""What all tests share: real servers with a pooler in front of them, a time limit, and the alarm for a blocked loop."""
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +15,42 @@ from tests.loop_alarm import LoopAlarm
 from tests.servers import Cluster, Pooler, bin_dir
 
 GREEN_TESTS = Path(__file__).parent / "green"
+TIME_LIMIT_S = 120
+GRACE_S = 20  # after the limit, for code in C that does not let the exception through
 
 MARKERS = [
     "needs_debian: needs Debian's packages (PostgreSQL 15 with pl/python, PgBouncer …); in make test-all only",
     "needs_docker: needs a Docker engine; in make test-all only",
+    "time_limit_s(limit): how long this test may take with its fixtures (default 120 s)",
     "loop_gap_ms(limit): how long the gevent loop may stand still in this test (tests/green; default 20 ms)",
 ]
+STDERR = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    config.stash[STDERR] = os.dup(2)  # the real one: nothing is captured yet
+
+
+def _out_of_time(*_: object) -> None:
+    raise TimeoutError("this test takes longer than its time limit")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that hangs fails; one that hangs where no exception gets through ends the run, and says where it hung."""
+    marker = item.get_closest_marker("time_limit_s")
+    limit_s = marker.args[0] if marker else TIME_LIMIT_S
+    before = signal.signal(signal.SIGALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    faulthandler.dump_traceback_later(limit_s + GRACE_S, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

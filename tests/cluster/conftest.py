@@ -1,0 +1,46 @@
+"""What tests on real servers share: an address to run a driver against, be it the pooler's or the primary's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import roles
+from tests.servers import Server
+
+
+class Address:
+    """Where a driver connects: host and port, and the primary behind it for looking at what really happened."""
+
+    def __init__(self, host: str, port: int, primary: Server) -> None:
+        self.host = host
+        self.port = port
+        self.primary = primary
+
+    def __repr__(self) -> str:
+        return f"<Address {self.host}:{self.port}>"
+
+    def params(self, role: roles.Role = roles.SCRAM, database: str = roles.DATABASE) -> dict[str, object]:
+        """Arguments for connect() in most drivers: host, port, user, password, database."""
+        return {"host": self.host, "port": self.port, "database": database, **role.login}
+
+    def libpq(self, role: roles.Role = roles.SCRAM, database: str = roles.DATABASE) -> dict[str, object]:
+        """The same with libpq's name for the database."""
+        return {"host": self.host, "port": self.port, "dbname": database, "connect_timeout": 10, **role.login}
+
+    def environment(self, role: roles.Role = roles.SCRAM, database: str = roles.DATABASE) -> dict[str, str]:
+        """The same for psql and pgbench."""
+        names = {"PGHOST": self.host, "PGPORT": str(self.port), "PGDATABASE": database, "PGUSER": role.name}
+        return names | ({"PGPASSWORD": role.password} if role.password else {})
+
+    def query(self, sql: str, role: roles.Role = roles.ADMIN, database: str = roles.DATABASE) -> list[tuple]:
+        """Ask the primary itself, past the pooler."""
+        return self.primary.query(sql, dbname=database, host=self.primary.host, **role.login)
+
+
+@pytest.fixture(params=["directly", "pooled"])
+def address(request: pytest.FixtureRequest, cluster) -> Address:
+    """The primary itself, which shows that a test is right, and then the pooler, which must do the same."""
+    if request.param == "directly":
+        return Address(cluster.primary.host, cluster.primary.port, cluster.primary)
+    pooler = request.getfixturevalue("pooler")
+    return Address(pooler.host, pooler.port, cluster.primary)
