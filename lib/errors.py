@@ -73,6 +73,18 @@ class AuthenticationFailed(PoolError, sqlstate="28P01", severity="FATAL"):
     """A wrong password, or none. The message never says which part was wrong."""
 
 
+class CannotAuthenticate(PoolError, sqlstate="28000", severity="FATAL"):
+    """The rule asks for a method that can be checked neither here nor by passing the dialogue on to the server."""
+
+
+class CredentialUnfit(PoolError, sqlstate="28000", severity="FATAL"):
+    """What the pool has of a role cannot answer what a server asks for, or the server could not prove who it is."""
+
+
+class RulesUnusable(PoolError, sqlstate="F0000", severity="FATAL"):
+    """pg_hba.conf or pg_ident.conf has an error, or changed while it was read; what was known before is kept."""
+
+
 class UnknownDatabase(PoolError, sqlstate="3D000", severity="FATAL"):
     """The database does not exist, or is not accepting connections (55000 from the server itself)."""
 
@@ -117,6 +129,14 @@ class ServerRefused(PoolError, severity="FATAL"):
 
 class ServerUnreachable(PoolError, sqlstate="08006", severity="FATAL"):
     """No connection to the server could be made, or it broke off while a worker was being started."""
+
+
+class AdminQueryFailed(PoolError, severity="FATAL"):
+    """A server answered the pool's own query, or its admin connection, with an error; the sqlstate is the server's."""
+
+    def __init__(self, message: str, *, sqlstate: str = "XX000", detail: str | None = None) -> None:
+        super().__init__(message, detail=detail)
+        self.sqlstate = sqlstate
 
 
 # --- afterwards: ERROR, and the frontend stays ----------------------------------------------------------------------

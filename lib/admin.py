@@ -1,0 +1,237 @@
+"""The pool's own questions to the servers, through admin_cnn: the only module that touches psycopg2.
+
+Green outside, threads inside: psycopg2 runs in a small threadpool, so that the loop never waits for it. A connection is
+kept per server, database and lane, used by one thread at a time, with a deadline for everything that it does, which
+holds even for a server that is frozen and says nothing. Queries must name their schemas: search_path is pg_catalog.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import select
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gevent
+import psycopg2
+from gevent.lock import BoundedSemaphore
+from gevent.threadpool import ThreadPool
+from psycopg2 import extensions
+
+from lib.errors import AdminQueryFailed, PoolError, ServerUnreachable
+
+log = logging.getLogger(__name__)
+
+Address = tuple[str, int]
+Args = Sequence[Any] | Mapping[str, Any] | None
+Key = tuple[Address, str, str]
+
+GRACE_S = 1.0  # the server's own statement_timeout comes first, for it also ends the statement there
+
+# libpq shows what the server itself said as "SEVERITY:  message", in any language; all else is its own failure.
+_SAID_BY_SERVER = re.compile(r"\S+: {2}(.+)")
+
+
+class _TookTooLong(Exception):
+    """A deadline passed in a thread."""
+
+
+class _Link:
+    """One connection and whose turn it is. The thread lock is for the case that a green thread gave up waiting."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.turn = BoundedSemaphore(1)
+        self.lock = threading.Lock()
+        self.connection: Any = None
+        self.limit_s = 0.0  # the statement_timeout that was set
+        self.used_at = time.monotonic()
+
+    def __repr__(self) -> str:
+        (host, port), database, lane = self.key
+        return f"<Link {host}:{port} {database} {lane or '-'} {'open' if self.connection else 'closed'}>"
+
+    def drop(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except psycopg2.Error:
+                pass
+
+
+class Admin:
+    """Runs queries on any server as the user of admin_cnn.
+
+    params   admin_cnn: keywords of libpq without host and port; `database` is taken for `dbname`
+    """
+
+    def __init__(
+        self, params: Mapping[str, Any], *, connect_timeout_s: float = 5.0, statement_timeout_s: float = 5.0,
+        idle_timeout_s: float = 60.0, threads: int = 4,
+    ) -> None:  # fmt: skip
+        self._params = {"dbname" if name == "database" else name: str(value) for name, value in params.items()}
+        self.database = self._params.pop("dbname", "postgres")
+        self.connect_timeout_s = connect_timeout_s
+        self.statement_timeout_s = statement_timeout_s
+        self.idle_timeout_s = idle_timeout_s
+        self._links: dict[Key, _Link] = {}
+        self._threads = ThreadPool(threads)
+        self._sweeper: Any = None
+
+    def __repr__(self) -> str:
+        open_links = sum(link.connection is not None for link in self._links.values())
+        return f"<Admin {self._params.get('user', '-')} connections={open_links}>"
+
+    def query(
+        self, address: Address, database: str | None, sql: str, args: Args = None, *, timeout_s: float | None = None,
+        lane: str = "", repeatable: bool = True,
+    ) -> list[tuple[Any, ...]]:  # fmt: skip
+        """Run one text in autocommit and return its (last) result's rows; [] when it has none.
+
+        address      (host, port); a host that begins with / is the directory of a Unix socket
+        database     None for that of admin_cnn
+        args         for %s or %(name)s in the text, as psycopg2 has them; without args, % is just %
+        timeout_s    of the statement; default: statement_timeout_s
+        lane         queries of different lanes do not wait for each other
+        repeatable   may be run a second time when a connection that had been idle turns out to be broken
+        raises       ServerUnreachable, AdminQueryFailed
+        """
+        key = (address, database or self.database, lane)
+        link = self._links.get(key)
+        if link is None:
+            link = self._links[key] = _Link(key)
+        if self._sweeper is None:
+            self._sweeper = gevent.spawn(self._sweep)
+        limit_s = self.statement_timeout_s if timeout_s is None else timeout_s
+        with link.turn:
+            # Errors come back as results, for gevent prints the traceback of whatever a thread raises.
+            outcome = self._threads.apply(self._attempt, (link, sql, args, limit_s, repeatable))
+        if isinstance(outcome, PoolError):
+            raise outcome
+        return outcome
+
+    # --- in a thread ------------------------------------------------------------------------------------------------
+
+    def _attempt(self, link: _Link, sql: str, args: Any, limit_s: float, repeatable: bool) -> Any:
+        with link.lock:
+            try:
+                return self._run(link, sql, args, limit_s, repeatable)
+            except _TookTooLong:
+                link.drop()
+                return ServerUnreachable(f"server {_shown(link.key[0])} did not answer in time")
+            except UnicodeError:
+                return AdminQueryFailed("a name that cannot be sent to the server", sqlstate="22021")
+            except psycopg2.Error as error:
+                is_lost = link.connection is None or link.connection.closed
+                if is_lost:
+                    link.drop()
+                return _translated(error, link.key[0], bool(is_lost))
+            finally:
+                link.used_at = time.monotonic()
+
+    def _run(self, link: _Link, sql: str, args: Any, limit_s: float, repeatable: bool) -> list[tuple[Any, ...]]:
+        was_idle = link.connection is not None
+        if not was_idle:
+            self._connect(link)
+        try:
+            return _limited(link, sql, args, limit_s)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            if not (was_idle and repeatable and link.connection.closed):
+                raise
+        link.drop()
+        self._connect(link)
+        return _limited(link, sql, args, limit_s)
+
+    def _connect(self, link: _Link) -> None:
+        (host, port), database, _ = link.key
+        deadline = time.monotonic() + self.connect_timeout_s
+        params = {"application_name": "pgstmtpool admin", **self._params, "client_encoding": "UTF8"}
+        connection = psycopg2.connect(host=host, port=port, dbname=database, async_=1, **params)
+        try:
+            _wait(connection, deadline)
+            _execute(connection, "set search_path = pg_catalog, pg_temp", None, max(0.1, deadline - time.monotonic()))
+        except BaseException:
+            connection.close()
+            raise
+        link.connection, link.limit_s = connection, 0.0
+
+    # --- housekeeping -----------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        while True:
+            gevent.sleep(self.idle_timeout_s / 2)
+            limit = time.monotonic() - self.idle_timeout_s
+            for key, link in list(self._links.items()):
+                if link.used_at < limit and not link.turn.locked():
+                    del self._links[key]
+                    self._threads.spawn(_drop, link)
+
+    def forget(self, address: Address) -> None:
+        """Close what is open to a server, for one that is removed or failed over."""
+        for key in [key for key in self._links if key[0] == address]:
+            self._threads.spawn(_drop, self._links.pop(key))
+
+    def close(self) -> None:
+        """Close all connections; the object can be used again."""
+        if self._sweeper is not None:
+            self._sweeper.kill()
+            self._sweeper = None
+        links, self._links = list(self._links.values()), {}
+        for link in links:
+            self._threads.apply(_drop, (link,))
+
+
+def _drop(link: _Link) -> None:
+    with link.lock:
+        link.drop()
+
+
+def _limited(link: _Link, sql: str, args: Any, limit_s: float) -> list[tuple[Any, ...]]:
+    if link.limit_s != limit_s:
+        _execute(link.connection, f"set statement_timeout = {int(limit_s * 1000)}", None, limit_s)
+        link.limit_s = limit_s
+    return _execute(link.connection, sql, args, limit_s + GRACE_S)
+
+
+def _execute(connection: Any, sql: str, args: Any, limit_s: float) -> list[tuple[Any, ...]]:
+    cursor = connection.cursor()
+    cursor.execute(sql, args)
+    _wait(connection, time.monotonic() + limit_s)
+    rows = cursor.fetchall() if cursor.description else []
+    cursor.close()
+    return rows
+
+
+def _wait(connection: Any, deadline: float) -> None:
+    # An asynchronous connection in a thread, because only so can a deadline be kept against a server that is frozen.
+    while True:
+        state = connection.poll()
+        if state == extensions.POLL_OK:
+            return
+        waiting = select.poll()
+        waiting.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or not waiting.poll(left_s * 1000):
+            raise _TookTooLong
+
+
+def _shown(address: Address) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
+def _translated(error: Any, address: Address, is_lost: bool) -> PoolError:
+    text = str(error).strip()
+    said = error.diag.message_primary if error.diag is not None else None
+    if error.pgcode:
+        return AdminQueryFailed(said or text, sqlstate=error.pgcode, detail=error.diag.message_detail)
+    by_server = _SAID_BY_SERVER.search(text)
+    if by_server:
+        # While connecting libpq keeps the words, not the code. It is a sign of life, so not ServerUnreachable.
+        return AdminQueryFailed(f"server {_shown(address)} refused the admin connection", detail=by_server[1])
+    if is_lost:
+        return ServerUnreachable(f"no connection to server {_shown(address)}", detail=text.split("\n")[0])
+    return AdminQueryFailed(text.split("\n")[0])

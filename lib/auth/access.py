@@ -1,0 +1,225 @@
+"""What a role may do, told by one query, and what follows from it and from the rule: decided here, done elsewhere.
+
+Pure. PostgreSQL authenticates first and looks at the role and the database afterwards, so nobody learns here what
+exists before it is known who asks: decide() speaks of the rule only, and refusal() is for who has authenticated.
+
+source: client-authentication.html, catalog-pg-authid.html, catalog-pg-database.html; order and words of InitPostgres()
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lib.auth import ident
+from lib.auth.hba import Peer, Rule
+from lib.errors import (
+    CannotAuthenticate,
+    ConnectDenied,
+    DatabaseClosed,
+    NotAuthorized,
+    PoolError,
+    TooManyFrontends,
+    UnknownDatabase,
+)
+
+CHECKED_HERE = ("password", "md5", "scram-sha-256")
+CHECKED_BY_SERVER = ("ldap", "pam", "radius", "gss", "bsd", "oauth")
+
+# One row with one text column of JSON. Parameters: user, database. `loaded` tells when the server read its own files.
+ACCESS_SQL = """
+with recursive me as (
+    select oid, rolname, rolpassword, rolcanlogin, rolsuper, rolconnlimit,
+           coalesce(rolvaliduntil < pg_catalog.clock_timestamp(), false) as expired
+      from pg_catalog.pg_authid where rolname = %s::pg_catalog.name
+), member (oid) as (
+    select oid from me
+    union
+    select m.roleid from pg_catalog.pg_auth_members m join member on m.member = member.oid
+)
+select pg_catalog.json_build_object(
+    'role_exists', me.oid is not null,
+    'secret', me.rolpassword,
+    'expired', coalesce(me.expired, false),
+    'can_login', coalesce(me.rolcanlogin, false),
+    'superuser', coalesce(me.rolsuper, false),
+    'role_limit', coalesce(me.rolconnlimit, -1),
+    'roles', (select coalesce(pg_catalog.json_agg(a.rolname), '[]'::json)
+                from member join pg_catalog.pg_authid a on a.oid = member.oid),
+    'database_exists', d.oid is not null,
+    'allows_connections', coalesce(d.datallowconn, false),
+    'database_limit', coalesce(d.datconnlimit, -1),
+    'may_connect', coalesce(pg_catalog.has_database_privilege(me.oid, d.oid, 'CONNECT'), false),
+    'loaded', pg_catalog.pg_conf_load_time()::text
+)::text
+from (select 1) as always
+left join me on true
+left join pg_catalog.pg_database d on d.datname = %s::pg_catalog.name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the server knows about a role and a database.
+
+    secret           rolpassword, None when there is none (or no role)
+    expired          VALID UNTIL is past
+    roles            every role that it is a member of, directly or not, itself included
+    role_limit       rolconnlimit, -1 for none
+    database_limit   datconnlimit, -1 for none, -2 for a database whose DROP was interrupted
+    loaded           when the server last read its configuration files, as text; only ever compared
+    """
+
+    secret: str | None = field(default=None, repr=False)
+    expired: bool = False
+    role_exists: bool = False
+    can_login: bool = False
+    superuser: bool = False
+    role_limit: int = -1
+    roles: frozenset[str] = frozenset()
+    database_exists: bool = False
+    allows_connections: bool = False
+    database_limit: int = -1
+    may_connect: bool = False
+    loaded: str = ""
+
+    @property
+    def usable_secret(self) -> str | None:
+        """What passwords are checked against: nothing, for an unknown role, one without password, an expired one."""
+        return None if self.expired else self.secret
+
+
+def read(row: str) -> Access:
+    """From the one column of ACCESS_SQL."""
+    fields = json.loads(row)
+    return Access(**{**fields, "roles": frozenset(fields["roles"])})
+
+
+class Reject(NamedTuple):
+    """Not without a login: the frontend is told the error and closed."""
+
+    error: PoolError
+
+
+class Trust(NamedTuple):
+    """No question is asked."""
+
+
+class Challenge(NamedTuple):
+    """The frontend proves that it knows the password; `can_relay` when the server might as well ask itself."""
+
+    method: str
+    can_relay: bool
+
+
+class RelayOnly(NamedTuple):
+    """Only the server can check this, so each login is passed on to it."""
+
+    method: str
+
+
+Plan = Reject | Trust | Challenge | RelayOnly
+
+
+def decide(
+    rule: Rule | None, access: Access, peer: Peer, user: str, database: str, *, pool_rule: Rule | None = None,
+    system_user: str | None = None, maps: tuple[ident.UserMap, ...] = (), version: int = 0,
+) -> Plan:  # fmt: skip
+    """What a frontend has to do to be let in.
+
+    rule          the one for the frontend's own address; None for none
+    pool_rule     the one that the server itself will apply to the pool's address
+    system_user   name of the operating system's user at the other end of a Unix socket
+    maps, version pg_ident.conf and server_version_num, for peer
+    """
+    if rule is None or rule.method == "reject":
+        return Reject(_no_entry(rule, peer, user, database))
+    if rule.method == "trust":
+        return Trust()
+    if rule.method == "peer" or (rule.method == "ident" and rule.type == "local"):
+        name = rule.options.get("map")
+        if system_user and ident.allows(maps, name, system_user, user, access.roles, version):
+            return Trust()
+        return Reject(NotAuthorized(f'Peer authentication failed for user "{user}"'))
+    if rule.method in CHECKED_HERE:
+        return Challenge(rule.method, _may_relay(rule, pool_rule, access))
+    if rule.method in CHECKED_BY_SERVER and _same_question(rule, pool_rule):
+        return RelayOnly(rule.method)
+    return Reject(_cannot_check(rule, peer, user, database))
+
+
+def _no_entry(rule: Rule | None, peer: Peer, user: str, database: str) -> PoolError:
+    host = peer.address or "[local]"
+    encryption = "SSL encryption" if peer.tls else "no encryption"
+    start = "no pg_hba.conf entry for" if rule is None else "pg_hba.conf rejects connection for"
+    return NotAuthorized(f'{start} host "{host}", user "{user}", database "{database}", {encryption}')
+
+
+def _may_relay(rule: Rule, pool_rule: Rule | None, access: Access) -> bool:
+    # Who is bound to fail is told so here: the server's own mock salt is another one than ours, and would show it.
+    return access.usable_secret is not None and _same_question(rule, pool_rule)
+
+
+def _same_question(rule: Rule, pool_rule: Rule | None) -> bool:
+    return pool_rule is not None and (pool_rule.method, dict(pool_rule.options)) == (rule.method, dict(rule.options))
+
+
+def _cannot_check(rule: Rule, peer: Peer, user: str, database: str) -> PoolError:
+    who = f'user "{user}", database "{database}" from {peer.address or "here"}'
+    if rule.method in CHECKED_BY_SERVER:
+        hint = "Give the pool's own address the same rule in pg_hba.conf: then logins are passed on to the server."
+    elif rule.method == "ident":
+        hint = "A server asks the machine that it sees, which is the pool's: use a password method in pg_hba.conf."
+    else:
+        hint = "Use a password method in pg_hba.conf for connections that come through the pool."
+    message = f'authentication method "{rule.method}" cannot be used through the pool'
+    return CannotAuthenticate(message, detail=f"Line {rule.line} of pg_hba.conf applies to {who}.", hint=hint)
+
+
+class Counts(NamedTuple):
+    """How many frontends there are already, without the one that is being let in."""
+
+    role: int = 0
+    database: int = 0
+
+
+def refusal(
+    access: Access, user: str, database: str, counts: Counts = Counts(), *, is_virtual: bool = False  # noqa: B008
+) -> PoolError | None:
+    """Why somebody who has authenticated is not let in all the same, or None. Checks in PostgreSQL's order.
+
+    counts       frontends, for the limits of role and database, which do not hold for superusers
+    is_virtual   the database is one of the pool's own, which no server knows
+    """
+    if not access.role_exists:
+        return NotAuthorized(f'role "{user}" does not exist')
+    if not access.can_login:
+        return NotAuthorized(f'role "{user}" is not permitted to log in')
+    if 0 <= access.role_limit <= counts.role and not access.superuser:
+        return TooManyFrontends(f'too many connections for role "{user}"')
+    if is_virtual:
+        return None
+    if not access.database_exists:
+        return UnknownDatabase(f'database "{database}" does not exist')
+    if access.database_limit == -2:
+        return DatabaseClosed(
+            f'cannot connect to invalid database "{database}"', hint="Use DROP DATABASE to drop invalid databases."
+        )
+    if not access.allows_connections:
+        return DatabaseClosed(f'database "{database}" is not currently accepting connections')
+    if not access.may_connect and not access.superuser:
+        return ConnectDenied(
+            f'permission denied for database "{database}"', detail="User does not have CONNECT privilege."
+        )
+    if 0 <= access.database_limit <= counts.database and not access.superuser:
+        return TooManyFrontends(f'too many connections for database "{database}"')
+    return None
+
+
+def fingerprint(access: Access) -> Mapping[str, Any]:
+    """What of a role must not change while workers run in its name; a change retires them."""
+    return {
+        "secret": access.secret, "can_login": access.can_login, "exists": access.role_exists, "expired": access.expired,
+    }  # fmt: skip
