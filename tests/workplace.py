@@ -222,6 +222,7 @@ def _wheel_bin(install: str) -> Path:
     copy = workplace().root / "wheel"
     for part in (f"{package.name}/{install}", f"{package.name}.libs"):
         if not (copy / part).exists():
-            shutil.copytree(package.parent / part, copy / part, symlinks=True)
+            unused = shutil.ignore_patterns("include", "pkgconfig", "*.a")
+            shutil.copytree(package.parent / part, copy / part, symlinks=True, ignore=unused)
             subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
     return copy / package.name / inside
