@@ -98,7 +98,10 @@ class Pooler:
             code = self._process and self._process.returncode
             raise ServerFailed(f"the pooler ended with {code}:\n{self.log[-3000:]}")
         # Looked up and not connected to, so that the pooler's own log and counters begin empty.
-        sockets = [each for process in self._processes() for each in process.net_connections("inet")]
+        try:
+            sockets = [each for process in self._processes() for each in process.net_connections("inet")]
+        except psutil.Error:  # one of them has just ended
+            return False
         return any(each.status == psutil.CONN_LISTEN and each.laddr.port == self.port for each in sockets)
 
     def stop(self, timeout_s: float = 10.0) -> None:
