@@ -9,9 +9,8 @@ source: client-authentication.html, catalog-pg-authid.html, catalog-pg-database.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lib.auth import ident
 from lib.auth.hba import Peer, Rule
@@ -216,10 +215,3 @@ def refusal(
     if 0 <= access.database_limit <= counts.database and not access.superuser:
         return TooManyFrontends(f'too many connections for database "{database}"')
     return None
-
-
-def fingerprint(access: Access) -> Mapping[str, Any]:
-    """What of a role must not change while workers run in its name; a change retires them."""
-    return {
-        "secret": access.secret, "can_login": access.can_login, "exists": access.role_exists, "expired": access.expired,
-    }  # fmt: skip
