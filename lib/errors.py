@@ -121,7 +121,9 @@ class ServerRefused(PoolError, severity="FATAL"):
     """
 
     def __init__(self, fields: dict[str, str], raw: bytes) -> None:
-        super().__init__(fields.get("M", "the server refused the connection"), detail=fields.get("D"), hint=fields.get("H"))
+        super().__init__(
+            fields.get("M", "the server refused the connection"), detail=fields.get("D"), hint=fields.get("H")
+        )
         self.sqlstate = fields.get("C", "08004")
         self.fields = fields
         self.raw = raw

@@ -146,9 +146,10 @@ class Stream:
             raise ProtocolViolation("invalid message length")
         return head + self.recv_exactly(length - 4) if length > 4 else head
 
-    def unread(self, data: bytes) -> None:
-        """Give back bytes that the next recv returns first."""
-        self._rest = data + self._rest
+    @property
+    def has_rest(self) -> bool:
+        """Whether bytes have been read that nobody has taken yet."""
+        return bool(self._rest)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -7,20 +7,10 @@ behind whom will be decided here too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 _LOOK_AHEAD = 16  # how many waiting units are looked at for one that needs no re-tuning
 _PATIENCE_S = 0.01  # how long the oldest may be passed over for such a one
-
-
-class Tuned(Protocol):
-    """A worker or a unit: both have a group."""
-
-    group: object
-
-
-class Waiting(Tuned, Protocol):
-    queued_at: float
 
 
 def needed_workers(frontends: int, worker_min_cnt: Sequence[int], worker_per_fe_cnt: int) -> int:
@@ -52,18 +42,22 @@ def may_shrink(workers: int, needed: int, idle_for_s: float, idle_timeout_s: flo
     return bool(idle_timeout_s) and idle_for_s >= idle_timeout_s and workers > needed
 
 
-def pick_worker(idle: Sequence[Tuned], group: object) -> int:
-    """The index in `idle` (the one used last is last) of the worker to take: tuned to `group`, else used last.
+def pick_worker(idle: Sequence[Any], group: object) -> int:
+    """The index in `idle` (the one used last is last) of the worker to take, or -1 when none may serve `group`.
 
-    Used last means warm caches, and lets those that are not needed grow old enough to be retired.
+    One that is tuned to the group, else the one used last: its caches are warm, and those that are not needed grow old
+    enough to be retired.
     """
+    choice = -1
     for index in range(len(idle) - 1, -1, -1):
         if idle[index].group is group:
             return index
-    return len(idle) - 1
+        if choice < 0 and idle[index].may_serve(group):
+            choice = index
+    return choice
 
 
-def pick_unit(waiting: Sequence[Waiting], group: object, now: float) -> int:
+def pick_unit(waiting: Sequence[Any], group: object, now: float) -> int:
     """The index in `waiting` (oldest first) of the unit that a worker tuned to `group` takes next.
 
     The oldest, unless one close behind it needs no re-tuning and the oldest has not waited long.

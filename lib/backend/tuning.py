@@ -4,7 +4,7 @@ Pure. Workers start with a bare packet, so that application_name or search_path 
 is a setting. `set_config` is used and not SET, because a startup packet's value is the raw text of a setting ('a, b'
 of search_path is two schemas), which SET would quote as one.
 
-source: protocol-message-formats.html (StartupMessage), runtime-config-client.html, functions-admin.html#FUNCTIONS-ADMIN-SET
+source: protocol-message-formats.html (StartupMessage), functions-admin.html#FUNCTIONS-ADMIN-SET
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ which is which: each is told of its messages and of its end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lib.route.verdict import Kind
 from lib.wire.messages import CLOSE_UNNAMED
 from lib.wire.session import Script
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from lib.backend.cluster import Group
     from lib.backend.worker import Worker
     from lib.frontend import Frontend
-    from lib.route import Verdict
+    from lib.route.verdict import Verdict
 
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
 
@@ -32,13 +34,16 @@ class Unit:
     script          what it still owes, message by message; None while one ReadyForQuery is all
     open            the frontend still streams to it
     swallow         ParseComplete or CloseComplete answers that the frontend must not see
-    sent            a worker has taken it and its bytes may have reached the backend
+    cut             bytes still to come of a message that was sent to the backend in part
+    worker          the one that has taken it: its bytes may have reached the backend
+    withdrawn       answered by the pool before a worker had it
     answered        something of its answer was passed on
     failed          an ErrorResponse was part of its answer
     """
 
     __slots__ = (
         "answered",
+        "cut",
         "data",
         "failed",
         "frontend",
@@ -49,10 +54,10 @@ class Unit:
         "parse_unnamed",
         "queued_at",
         "script",
-        "sent",
         "swallow",
         "verdict",
         "wants_unnamed",
+        "withdrawn",
         "worker",
     )
 
@@ -68,25 +73,26 @@ class Unit:
         self.script: Script | None = None
         self.open = False
         self.swallow = 0
-        self.sent = False
         self.answered = False
         self.failed = False
+        self.cut = 0
+        self.withdrawn = False
         self.queued_at = 0.0
         self.worker: Worker | None = None
 
     def __repr__(self) -> str:
-        flags = "".join(f" {name}" for name in ("open", "sent", "answered", "failed") if getattr(self, name))
+        flags = "".join(f" {name}" for name in ("open", "answered", "failed") if getattr(self, name))
         return f"<Unit {self.kind.decode()} {self.verdict.kind.name}{flags} of {self.frontend!r}>"
 
     @property
     def is_wanted(self) -> bool:
         """Whether somebody is still there for the answer."""
-        return not self.frontend.is_gone
+        return not (self.withdrawn or self.frontend.is_gone)
 
     @property
     def may_rerun(self) -> bool:
         """Whether running it twice cannot be told from running it once (design: at most once, and honest)."""
-        return self.verdict.rerunnable and not self.answered and self.script is None
+        return self.verdict.kind is Kind.SHAREABLE and not self.answered and self.script is None
 
     def prepared(self, worker: Worker) -> bytes:
         """The bytes for `worker`: with the frontend's own unnamed statement in front where the worker has another's."""
@@ -103,23 +109,26 @@ class Unit:
         self.open = True
         self.frontend.copy_begins(self)
 
+    def refuse(self, raw: bytes) -> None:
+        """A server's ErrorResponse in the place of an answer: no worker could be had for the unit."""
+        self.frontend.refused(self, raw)
+
 
 class Visit:
     """A frontend that is being let in and wants its group's worker for a moment, to learn the ParameterStatus values.
 
-    Waits in the roster like a unit; `arrived` is called with the worker when it is tuned, `failed` with the error.
+    Waits in the roster like a unit; `arrived` is called when a worker is tuned to the group, `refuse` with the
+    ErrorResponse when that cannot be.
     """
 
-    __slots__ = ("arrived", "failed", "group", "is_wanted", "queued_at", "sent", "worker")
+    __slots__ = ("arrived", "group", "is_wanted", "queued_at", "refuse")
 
-    def __init__(self, group: Group, arrived, failed) -> None:
+    def __init__(self, group: Group, arrived: Callable[[], None], refuse: Callable[[bytes], None]) -> None:
         self.group = group
         self.arrived = arrived
-        self.failed = failed
+        self.refuse = refuse
         self.is_wanted = True
         self.queued_at = 0.0
-        self.sent = False
-        self.worker: Worker | None = None
 
 
 class Exchange:
@@ -130,7 +139,7 @@ class Exchange:
 
     __slots__ = ("error", "purpose", "then")
 
-    def __init__(self, purpose: str, then) -> None:
+    def __init__(self, purpose: str, then: Callable[[Exchange], None]) -> None:
         self.purpose = purpose
         self.then = then  # called with this exchange when its ReadyForQuery has come
         self.error: bytes | None = None

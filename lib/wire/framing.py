@@ -28,6 +28,7 @@ INTERESTING[ord("N")] = NOTICE
 INTERESTING[ord("1")] = INTERESTING[ord("3")] = PARSED
 
 READY_TAG = ord("Z")
+_COPY_DATA = ord("d")
 
 # What PostgreSQL's SocketBackend() lets a frontend send, and how long each may be (PQ_SMALL_MESSAGE_LIMIT and
 # PQ_LARGE_MESSAGE_LIMIT of pqcomm.h; the length counts itself).
@@ -98,3 +99,19 @@ def frontend_header(buffer: bytes, position: int) -> tuple[int, int]:
             detail=f"A message of type {chr(tag)!r} announced {length} bytes; 4 to {limit} are allowed.",
         )
     return tag, position + 1 + length
+
+
+def copy_data_run(buffer: bytes, position: int) -> int:
+    """Where the run of whole CopyData messages that begins at `position` ends; `position` itself when there is none.
+
+    A COPY comes as very many small ones, and they mean nothing to anybody on the way.
+    """
+    last_header = len(buffer) - 5
+    stop = len(buffer)
+    while position <= last_header:
+        tag, length = header(buffer, position)
+        end = position + 1 + length
+        if tag != _COPY_DATA or end > stop or length < 4:
+            break
+        position = end
+    return position

@@ -84,7 +84,7 @@ def error_response(error: PoolError, severity: str | None = None) -> bytes:
 
 
 def with_severity(raw: bytes, severity: str) -> bytes:
-    """The ErrorResponse `raw` with another severity and everything else as it was: FATAL at login becomes ERROR later."""
+    """The ErrorResponse `raw` with another severity and all else as it was: FATAL at login becomes ERROR later."""
     kept = [part for part in raw[5:].split(b"\0") if part and part[:1] not in b"SV"]
     shown = severity.encode()
     return message(b"E", b"\0".join([b"S" + shown, b"V" + shown, *kept]) + b"\0\0")
@@ -137,7 +137,7 @@ class Startup:
     def replication(self) -> bool:
         """Whether a walsender is asked for; the boolean spellings are those of parse_bool()."""
         value = dict(self.parameters).get("replication", "").lower()
-        return bool(value) and not any(off.startswith(value) for off in ("false", "no")) and value not in ("off", "of", "0")
+        return value not in ("", "0", "of", "off", "n", "no", "f", "fa", "fal", "fals", "false")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,267 @@
+"""The pools, who is primary, who is grouped with whom, and what each database's catalog says.
+
+Green. This is what frontends see of the server's side: they hand it units, and it finds the pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import gevent
+from gevent.event import Event
+
+from lib import net
+from lib.backend import dialogue, tuning
+from lib.backend.pool import Pool
+from lib.backend.unit import Unit, Visit
+from lib.errors import PoolError
+from lib.route import Catalog, Router
+from lib.route.catalog import CHANGED_SQL, SCAN_SQL
+
+if TYPE_CHECKING:
+    from lib.backend.worker import Worker
+    from lib.config import Settings
+    from lib.frontend import Frontend
+
+log = logging.getLogger(__name__)
+
+# A server that reports these differs from the primary by being what it is, not by how a worker is tuned.
+_SERVERS_OWN = ("in_hot_standby", "server_version")
+
+
+class Login:
+    """What a backend is started with. One object per login, so that it is its own key.
+
+    packet      settings that only a startup packet can set
+    frontends   how many are there now
+    """
+
+    __slots__ = ("__weakref__", "database", "frontends", "packet", "user")
+
+    def __init__(self, user: str, database: str, packet: tuning.Pairs) -> None:
+        self.user = user
+        self.database = database
+        self.packet = packet
+        self.frontends = 0
+
+    def __repr__(self) -> str:
+        return f"<Login {self.user}@{self.database} frontends={self.frontends}>"
+
+    @property
+    def startup(self) -> dict[str, str]:
+        return {"user": self.user, "database": self.database, **dict(self.packet)}
+
+
+class Group:
+    """The frontends of one login with the same settings; a worker is tuned to one group at a time.
+
+    settings       in canonical order
+    tuning         the SQL that tunes any worker to them
+    placeholders   names of custom settings among them
+    parameters     what the server reports of a worker tuned to it (ParameterStatus); empty until one was
+    frontends      who is told when that changes
+    """
+
+    __slots__ = ("__weakref__", "frontends", "login", "parameters", "placeholders", "settings", "tuning")
+
+    def __init__(self, login: Login, settings: tuning.Pairs) -> None:
+        self.login = login
+        self.settings = settings
+        self.tuning = tuning.retune(settings)
+        self.placeholders = tuning.placeholders(settings)
+        self.parameters: dict[str, str] = {}
+        self.frontends: set[Frontend] = set()
+
+    def __repr__(self) -> str:
+        return f"<Group {self.login!r} settings={len(self.settings)} frontends={len(self.frontends)}>"
+
+    def restore(self, resets: frozenset[str]) -> str:
+        """SQL that brings back what a RESET of these names ('*': all) has taken away; empty when nothing has."""
+        return tuning.restore(self.settings, resets)
+
+    def learn(self, parameters: dict[str, str]) -> None:
+        """A worker tuned to the group reports these values; frontends that were told others are told now."""
+        if not self.parameters:
+            self.parameters = dict(parameters)
+            return
+        if parameters == self.parameters:
+            return
+        changed = {name: value for name, value in parameters.items() if self.parameters.get(name) != value}
+        self.parameters.update(changed)
+        for frontend in list(self.frontends):
+            frontend.tell_parameters(changed)
+
+
+class Cluster:
+    """All servers.
+
+    answer_for    (login, standby) -> what proves to a server who we are, from earlier logins or conn_params
+    query         (address, database, sql) -> rows, as admin_cnn
+    crowded       set while a unit waits: limits are then kept more closely
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        answer_for: Callable[[Login], dialogue.Answer],
+        query: Callable[[net.Address, str, str], list[tuple]],
+    ) -> None:
+        self.settings = settings
+        self.answer_for = answer_for
+        self._query = query
+        self.crowded = Event()
+        self._logins: WeakValueDictionary[tuple, Login] = WeakValueDictionary()
+        self._groups: WeakValueDictionary[tuple, Group] = WeakValueDictionary()
+        self._catalogs: dict[str, _DatabaseCatalog] = {}
+        self.primary = Pool(self, 1, settings.master, is_primary=True)
+        self.standbys = [Pool(self, 2 + i, address, is_primary=False) for i, address in enumerate(settings.slaver)]
+        self._turn = 0
+
+    @property
+    def pools(self) -> list[Pool]:
+        return [self.primary, *self.standbys]
+
+    # --- who belongs together ----------------------------------------------------------------------------------------
+
+    def login(self, user: str, database: str, packet: tuning.Pairs) -> Login:
+        login = self._logins.get((user, database, packet))
+        if login is None:
+            login = self._logins[user, database, packet] = Login(user, database, packet)
+        return login
+
+    def group(self, login: Login, settings: tuning.Pairs) -> Group:
+        group = self._groups.get((login, settings))
+        if group is None:
+            group = self._groups[login, settings] = Group(login, settings)
+        return group
+
+    # --- dispatch ----------------------------------------------------------------------------------------------------
+
+    def dispatch(self, unit: Unit | Visit) -> None:
+        """Find the server for `unit`, and let its roster find the worker."""
+        pool = self.primary
+        if self.standbys and isinstance(unit, Unit) and unit.verdict.standby and unit.frontend.may_use_standbys:
+            pool = self._standby(unit.group.login)
+        pool.roster(unit.group.login).dispatch(unit)
+
+    def _standby(self, login: Login) -> Pool:
+        """The standbys in turn, those that have workers; where there are none yet they are started, and it is the
+        primary's turn."""
+        for _ in self.standbys:
+            self._turn += 1
+            pool = self.standbys[self._turn % len(self.standbys)]
+            if pool.is_down:
+                continue
+            roster = pool.roster(login)
+            if roster.workers:
+                return pool
+            roster.ensure()
+        return self.primary
+
+    def start_standby_workers(self, login: Login) -> None:
+        """A frontend of conn_params has come: its standby workers are there before its first `/*s*/`."""
+        for pool in self.standbys:
+            pool.roster(login).ensure()
+
+    # --- what is known of a database ---------------------------------------------------------------------------------
+
+    def router(self, database: str) -> Router:
+        """What tells the class of a statement in `database`. Until its catalog was scanned all of it is opaque."""
+        known = self._catalogs.get(database)
+        if known is None:
+            known = self._catalogs[database] = _DatabaseCatalog(
+                database, lambda sql: self._query(self.primary.address, database, sql)
+            )
+            known.changed()
+        return known.router
+
+    def catalog_changed(self, database: str) -> None:
+        """DDL was run through the pool: nothing that was known of the catalog holds until it was scanned again."""
+        if database in self._catalogs:
+            self._catalogs[database].changed()
+
+    def look_for_ddl(self) -> None:
+        """DDL that did not go through the pool shows in the catalog's own counters."""
+        for known in list(self._catalogs.values()):
+            known.look()
+
+    # --- limits ------------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> bool:
+        """Keep the limits that are a matter of time; returns whether a unit is waiting."""
+        for pool in self.pools:
+            pool.sweep(now)
+            if pool.is_down and now - pool.probed_at >= self.settings.standby_check_interval:
+                pool.probed_at = now
+                gevent.spawn(self._probe, pool)
+        return any(roster.waiting for pool in self.pools for roster in pool.rosters.values())
+
+    def _probe(self, pool: Pool) -> None:
+        # Any roster will do: what is wanted is a server that takes a login.
+        for roster in list(pool.rosters.values()):
+            try:
+                roster.adopt(roster.open_backend(self.answer_for(roster.login)))
+                return
+            except PoolError:
+                return
+
+    def retire_logins(self, user: str) -> None:
+        """The role was changed or dropped: what its workers once logged in with may not let them in any more."""
+        for pool in self.pools:
+            for login, roster in pool.rosters.items():
+                if login.user == user:
+                    roster.retire_all()
+
+    def busy_workers(self) -> list[Worker]:
+        return [worker for pool in self.pools for roster in pool.rosters.values() for worker in roster.busy()]
+
+    def close(self) -> None:
+        for pool in self.pools:
+            pool.close()
+
+
+class _DatabaseCatalog:
+    """The catalog scan of one database, and the router that goes by it."""
+
+    def __init__(self, database: str, query: Callable[[str], list[tuple]]) -> None:
+        self.database = database
+        self.router = Router(Catalog.unknown())
+        self._query = query
+        self._version: object = None
+        self._scanning = False
+        self._again = False
+
+    def changed(self) -> None:
+        self.router.catalog = Catalog.unknown()
+        self._again = True
+        if not self._scanning:
+            self._scanning = True
+            gevent.spawn(self._scan)
+
+    def look(self) -> None:
+        if not self._scanning:
+            self._scanning = True
+            gevent.spawn(self._scan)
+
+    def _scan(self) -> None:
+        try:
+            version = self._query(CHANGED_SQL)
+            while self._again or version != self._version:
+                self._again = False
+                started = time.monotonic()
+                catalog = Catalog.from_rows(self._query(SCAN_SQL))
+                if not self._again:
+                    self.router.catalog = catalog
+                    log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)
+                self._version = version = self._query(CHANGED_SQL)
+        except PoolError as error:
+            # What is not known is opaque: slower, and right.
+            self.router.catalog = Catalog.unknown()
+            self._version = None
+            log.warning("the catalog of %s could not be scanned: %s", self.database, error)
+        finally:
+            self._scanning = False

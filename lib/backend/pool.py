@@ -1,0 +1,90 @@
+"""One server: its rosters, and whether it answers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from lib import net
+from lib.backend import dialogue
+from lib.backend.roster import Roster
+from lib.errors import PoolError
+
+if TYPE_CHECKING:
+    from lib.backend.cluster import Cluster, Login
+    from lib.config import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Pool:
+    """The workers of one server.
+
+    number      the pool's id
+    is_primary  the server that gets everything but `/*s*/`
+    is_down     a standby that failed: left out until a probe finds it again. (The primary is never left out: what
+                waits for it waits.)
+    failures    attempts to start a worker that failed, since the last one that did not
+    """
+
+    def __init__(self, cluster: Cluster, number: int, address: net.Address, is_primary: bool) -> None:
+        self.cluster = cluster
+        self.settings: Settings = cluster.settings
+        self.number = number
+        self.address = address
+        self.is_primary = is_primary
+        self.is_down = False
+        self.failures = 0
+        self.rosters: dict[Login, Roster] = {}
+        self.probed_at = 0.0
+        self._workers_started = 0
+
+    def __repr__(self) -> str:
+        down = " DOWN" if self.is_down else ""
+        return f"<Pool {self.number} {self.describe()}{down} rosters={len(self.rosters)}>"
+
+    def describe(self) -> str:
+        return f"{'primary' if self.is_primary else 'standby'} {net.show_address(self.address)}"
+
+    def roster(self, login: Login) -> Roster:
+        roster = self.rosters.get(login)
+        if roster is None:
+            roster = self.rosters[login] = Roster(self, login)
+        return roster
+
+    def next_worker_number(self) -> int:
+        self._workers_started += 1
+        return self._workers_started
+
+    def start_failed(self, error: PoolError) -> None:
+        """A worker could not be started. Only silence counts against the server; an ErrorResponse is a sign of life."""
+        if error.sqlstate not in ("08006", "57P03"):
+            log.warning("no worker on %s: %s", self.describe(), error)
+            return
+        self.failures += 1
+        if self.failures == 1:
+            log.warning("%s cannot be used: %s", self.describe(), error)
+        if not self.is_primary and not self.is_down:
+            self.is_down = True
+            self.probed_at = time.monotonic()
+            for roster in self.rosters.values():
+                roster.hand_over()
+
+    def start_succeeded(self, backend: dialogue.Backend) -> None:
+        if self.failures:
+            log.info("%s answers again after %d failures", self.describe(), self.failures)
+        self.failures = 0
+        self.is_down = False
+
+    def sweep(self, now: float) -> None:
+        if self.is_down:
+            return
+        for login, roster in list(self.rosters.items()):
+            roster.sweep(now)
+            if not login.frontends and not roster.workers and not roster.starting and not roster.waiting:
+                del self.rosters[login]
+
+    def close(self) -> None:
+        for roster in self.rosters.values():
+            roster.close()

@@ -1,0 +1,282 @@
+"""The workers of one server for one login, and the units that wait for one of them.
+
+Green. A login is what a backend is started with: user, database, and the few settings that only a startup packet can
+set. Its frontends, in however many groups, share these workers. How many there are is decided in `dispatch`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import gevent
+
+from lib.backend import dialogue, dispatch
+from lib.backend.unit import Unit, Visit
+from lib.backend.worker import State, Worker
+from lib.errors import NoWorkerInTime, PoolError, ServerRefused
+from lib.wire import messages
+
+if TYPE_CHECKING:
+    from lib.backend.cluster import Group, Login
+    from lib.backend.pool import Pool
+
+log = logging.getLogger(__name__)
+
+_REFUSED_PAUSE_S = 2.0  # after the server had no place for one more, how long we make do with what we have
+
+
+class Roster:
+    """Workers, idle ones, and waiting units of one login on one server.
+
+    idle       workers that anybody may have; the one used last is last
+    waiting    units and visits, oldest first
+    starting   workers that are logging in
+    """
+
+    def __init__(self, pool: Pool, login: Login) -> None:
+        self.pool = pool
+        self.login = login
+        self.address = pool.address
+        self.client_buffer = pool.settings.client_buffer
+        self.bare_group: Group = pool.cluster.group(login, ())
+        self.workers: list[Worker] = []
+        self.idle: list[Worker] = []
+        self.waiting: deque[Unit | Visit] = deque()
+        self.starting = 0
+        self.is_closed = False
+        self._crowded_since = 0.0
+        self._paused_until = 0.0
+        self._retry_is_due = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Roster {self.describe()} workers={len(self.workers)} idle={len(self.idle)} "
+            f"starting={self.starting} waiting={len(self.waiting)}>"
+        )
+
+    def describe(self) -> str:
+        return f"{self.login.user}@{self.login.database} on {self.pool.describe()}"
+
+    # --- units -------------------------------------------------------------------------------------------------------
+
+    def dispatch(self, unit: Unit | Visit) -> None:
+        """Give `unit` to an idle worker, or let it wait for one."""
+        idle = self.idle
+        if idle and not self.waiting:
+            worker = idle[-1]
+            if worker.group is unit.group:
+                idle.pop()
+                worker.put(unit)
+                return
+            index = dispatch.pick_worker(idle, unit.group)
+            if index >= 0:
+                idle.pop(index).put(unit)
+                return
+            idle[0].retire()
+        now = unit.queued_at = time.monotonic()
+        if not self.waiting:
+            self._crowded_since = now
+            self.pool.cluster.crowded.set()
+        self.waiting.append(unit)
+        if not self.workers and not self.starting:
+            self.grow()
+
+    def requeue(self, unit: Unit | Visit) -> None:
+        """`unit` was not run: it is the next to be, or, if this server is no longer in use, goes to another."""
+        if not unit.is_wanted:
+            return
+        if isinstance(unit, Unit):
+            unit.worker = None
+        if self.is_closed or self.pool.is_down:
+            self.pool.cluster.dispatch(unit)
+            return
+        now = time.monotonic()
+        if not self.waiting:
+            self._crowded_since = now
+            self.pool.cluster.crowded.set()
+        unit.queued_at = unit.queued_at or now
+        self.waiting.appendleft(unit)
+        if not self.workers and not self.starting:
+            self.grow()
+
+    def worker_idle(self, worker: Worker) -> None:
+        """A worker is free: the next unit is its, or it waits for one."""
+        waiting = self.waiting
+        while waiting:
+            index = dispatch.pick_unit(waiting, worker.group, time.monotonic())
+            unit = waiting[index]
+            if not unit.is_wanted:
+                del waiting[index]
+                continue
+            if not worker.may_serve(unit.group):
+                worker.retire()
+                return
+            del waiting[index]
+            worker.put(unit)
+            return
+        worker.idle_since = time.monotonic()
+        self.idle.append(worker)
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+
+    @property
+    def shared(self) -> int:
+        """Workers that are not somebody's own for a session, those that are being started included."""
+        return self.starting + sum(not worker.session for worker in self.workers)
+
+    @property
+    def needed(self) -> int:
+        settings = self.pool.settings
+        return dispatch.needed_workers(self.login.frontends, settings.worker_min_cnt, settings.worker_per_fe_cnt)
+
+    def ensure(self) -> None:
+        """Start what the formula says is missing, unless the server has just had no place."""
+        if time.monotonic() < self._paused_until or self.pool.is_down:
+            return
+        for _ in range(self.needed - self.shared):
+            self.grow()
+
+    def grow(self) -> None:
+        """Start one worker, with what earlier logins have left to prove who we are."""
+        self.starting += 1
+        gevent.spawn(self._start)
+
+    def _start(self) -> None:
+        try:
+            backend = self.open_backend(self.pool.cluster.answer_for(self.login))
+        except PoolError as error:
+            self.starting -= 1
+            self._start_failed(error)
+            return
+        except BaseException:
+            self.starting -= 1
+            raise
+        self.starting -= 1
+        self.adopt(backend)
+
+    def open_backend(self, answer: dialogue.Answer) -> dialogue.Backend:
+        """Log in to the server with the bare packet; the pool hears how it went."""
+        try:
+            backend = dialogue.open_backend(
+                self.address, self.login.startup, answer, self.pool.settings.connect_timeout
+            )
+        except PoolError as error:
+            self.pool.start_failed(error)
+            raise
+        self.pool.start_succeeded(backend)
+        return backend
+
+    def adopt(self, backend: dialogue.Backend) -> Worker:
+        """Make a worker of a backend that has just logged in."""
+        worker = Worker(self, self.pool.next_worker_number(), backend)
+        self._paused_until = 0.0
+        if self.is_closed:
+            worker.close()
+            return worker
+        self.workers.append(worker)
+        gevent.spawn(worker.run)
+        self.group_seen(worker)
+        self.worker_idle(worker)
+        return worker
+
+    def _start_failed(self, error: PoolError) -> None:
+        if self.is_closed or self.pool.is_down:
+            self.hand_over()
+            return
+        if not dialogue.is_transient(error) and not self.workers and not self.starting:
+            self._refuse_all(error)
+            return
+        if self.workers:
+            self._paused_until = time.monotonic() + _REFUSED_PAUSE_S
+        elif not self._retry_is_due:
+            self._retry_is_due = True
+            gevent.spawn_later(self.pool.settings.login_retry, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_is_due = False
+        if self.waiting and not self.workers and not self.starting and not self.is_closed:
+            self.grow()
+
+    def _refuse_all(self, error: PoolError) -> None:
+        raw = error.raw if isinstance(error, ServerRefused) else messages.error_response(error)
+        waiting, self.waiting = self.waiting, deque()
+        for unit in waiting:
+            if unit.is_wanted:
+                unit.refuse(raw)
+
+    def hand_over(self) -> None:
+        """The server is left out: what waits here goes elsewhere."""
+        waiting, self.waiting = self.waiting, deque()
+        for unit in waiting:
+            if unit.is_wanted:
+                self.pool.cluster.dispatch(unit)
+
+    def worker_gone(self, worker: Worker) -> None:
+        if worker in self.idle:
+            self.idle.remove(worker)
+        if worker in self.workers:
+            self.workers.remove(worker)
+        if self.waiting and not self.is_closed and not self.workers and not self.starting:
+            self.grow()
+
+    # --- what workers learn ------------------------------------------------------------------------------------------
+
+    def group_seen(self, worker: Worker) -> None:
+        """The ParameterStatus values of a worker are those of the group that it is tuned to."""
+        worker.parameters_changed = False
+        if self.pool.is_primary:
+            worker.group.learn(worker.parameters)
+
+    def catalog_changed(self) -> None:
+        self.pool.cluster.catalog_changed(self.login.database)
+
+    # --- limits ------------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Keep every limit that is a matter of time."""
+        settings = self.pool.settings
+        if settings.query_wait_timeout:
+            self._time_out(now - settings.query_wait_timeout)
+        if self.waiting:
+            crowded_for = now - self._crowded_since
+            if now >= self._paused_until and dispatch.may_grow(
+                self.shared, self.needed, settings.max_workers, crowded_for, settings.grow_after
+            ):
+                self._crowded_since = now
+                self.grow()
+            return
+        for worker in self.idle[:]:
+            if dispatch.may_shrink(self.shared, self.needed, now - worker.idle_since, settings.idle_timeout) or (
+                settings.server_lifetime and now - worker.started_at > settings.server_lifetime
+            ):
+                worker.retire()
+        self.ensure()
+
+    def _time_out(self, before: float) -> None:
+        waiting = self.waiting
+        while waiting and waiting[0].queued_at < before:
+            unit = waiting.popleft()
+            if unit.is_wanted:
+                error = NoWorkerInTime(
+                    "no worker became free within query_wait_timeout",
+                    detail=f"{len(self.workers)} workers serve {self.describe()}.",
+                    hint="Raise max_workers, or look for statements and transactions that take long.",
+                )
+                unit.refuse(messages.error_response(error))
+
+    def retire_all(self) -> None:
+        """Every worker goes as soon as what it does is done: what they logged in with, or as, has changed."""
+        for worker in self.workers[:]:
+            worker.retire()
+
+    def close(self) -> None:
+        """The server is no longer used: idle workers go now, others when they are done; what waits goes elsewhere."""
+        self.is_closed = True
+        self.hand_over()
+        self.retire_all()
+
+    def busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.state in (State.BUSY, State.HELD)]

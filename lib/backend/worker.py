@@ -1,0 +1,467 @@
+"""A green thread that owns one backend, and passes answers on.
+
+Green. The thread always reads; others write to the backend through `put`. It scans message headers and forwards chunks
+as they come, never a row by itself and never a whole result. What is in flight stands in a deque, oldest first: a
+frontend's unit, or an exchange of the worker's own (tuning, cleaning). In this release one of them at a time.
+
+Whatever happens to a frontend, its worker is brought back to idle, or closed; and a worker that says anything that
+nobody asked for is closed, because the next one it is lent to would hear it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import gevent
+
+from lib.backend import dialogue, tuning
+from lib.backend.unit import Exchange, Unit, Visit
+from lib.errors import ProtocolViolation
+from lib.wire import messages
+from lib.wire.framing import (
+    COPY_IN,
+    ERROR,
+    INTERESTING,
+    NOTICE,
+    NOTIFICATION,
+    PARAMETER,
+    PARSED,
+    READY,
+    READY_TAG,
+    header,
+    missing,
+    scan,
+)
+
+if TYPE_CHECKING:
+    from lib.backend.cluster import Group
+    from lib.backend.roster import Roster
+    from lib.frontend import Frontend
+
+log = logging.getLogger(__name__)
+
+MAX_HELD_BYTES = 65_536  # a message longer than this is passed on in parts, and cannot be taken back
+MAX_DISCARDED_BYTES = 1_000_000  # what is read for a frontend that is gone, before its backend is given up instead
+_CANCEL_TIMEOUT_S = 10.0
+
+
+class State(Enum):
+    IDLE = "idle"  # in its roster, for anybody
+    BUSY = "busy"  # something is in flight
+    HELD = "held"  # between two units of the frontend that has it
+    CLOSED = "closed"
+
+
+class Worker:
+    """One backend and the green thread that reads from it.
+
+    group       what it is tuned to
+    holder      the frontend that has it: during a unit, a transaction, or until it disconnects
+    session     the holder keeps it until it disconnects
+    unclean     nobody else gets it before DISCARD ALL
+    spoilt      nobody else gets it at all: it may know a custom setting, and a backend never forgets the name of one
+    placeholders  names of custom settings that the backend knows since it was tuned to them
+    unnamed     the Parse that made the unnamed statement that the backend has now
+    in_flight   units and exchanges that were sent and are not answered, oldest first
+    """
+
+    __slots__ = (
+        "_after_cancel",
+        "_blocked_by",
+        "_discarded",
+        "_goodbye",
+        "_idle_after_cancel",
+        "_skip",
+        "_tail",
+        "cancels",
+        "ddl",
+        "group",
+        "holder",
+        "idle_since",
+        "in_flight",
+        "key",
+        "number",
+        "parameters",
+        "parameters_changed",
+        "placeholders",
+        "processed",
+        "retiring",
+        "roster",
+        "session",
+        "spoilt",
+        "started_at",
+        "state",
+        "stream",
+        "unclean",
+        "unnamed",
+    )
+
+    def __init__(self, roster: Roster, number: int, backend: dialogue.Backend) -> None:
+        self.roster = roster
+        self.number = number
+        self.stream, self.parameters, self.key = backend
+        self.group: Group = roster.bare_group
+        self.state = State.IDLE
+        self.holder: Frontend | None = None
+        self.session = self.unclean = self.spoilt = self.ddl = self.retiring = False
+        self.parameters_changed = True
+        self.placeholders: frozenset[str] = frozenset()
+        self.unnamed: bytes | None = None
+        self.in_flight: deque[Unit | Exchange] = deque()
+        self.cancels = 0
+        self.processed = 0
+        self.started_at = self.idle_since = time.monotonic()
+        self._after_cancel: Unit | Visit | None = None  # waits until the server has closed the cancel connection
+        self._idle_after_cancel = False
+        self._tail = b""  # a message that is cut
+        self._skip = 0  # bytes of a long message that are still to be passed on
+        self._goodbye: bytes | None = None  # the FATAL with which the server announced its end
+        self._blocked_by: Frontend | None = None  # does not read as fast as the backend answers
+        self._discarded = 0
+
+    def __repr__(self) -> str:
+        held = " session" if self.session else ""
+        busy = f" in_flight={len(self.in_flight)}"
+        return f"<Worker {self.number} {self.state.name}{held} {self.roster.describe()}{busy}>"
+
+    def may_serve(self, group: Group) -> bool:
+        """Whether nothing of earlier groups would show in `group`: the name of a custom setting never goes away."""
+        return not self.placeholders or self.placeholders <= group.placeholders
+
+    # --- taking work -------------------------------------------------------------------------------------------------
+
+    def put(self, unit: Unit | Visit) -> None:
+        """Have `unit` run. The worker is idle, or held by the unit's frontend and between two units."""
+        self.state = State.BUSY
+        if self.cancels:
+            # A CancelRequest may still be on its way to this backend, and must not meet another statement.
+            self._after_cancel = unit
+        elif not unit.is_wanted:
+            self.reclaim(self.holder.status if self.holder else b"I")
+        elif self.group is unit.group:
+            self._send(unit)
+        else:
+            self._tune(unit)
+
+    def _send(self, unit: Unit | Visit) -> None:
+        if isinstance(unit, Visit):
+            self.state = State.IDLE
+            unit.arrived()
+            self.reclaim()
+            return
+        unit.worker = self
+        self.holder = unit.frontend
+        self.in_flight.append(unit)
+        self.stream.write(unit.prepared(self))
+        if unit.parse_unnamed is not None:
+            self.unnamed = unit.parse_unnamed
+        elif unit.kind == b"Q":
+            self.unnamed = None
+        if unit.open:
+            unit.frontend.notify()
+
+    def _tune(self, unit: Unit | Visit) -> None:
+        def tuned(exchange: Exchange) -> None:
+            if exchange.error is not None:
+                # Who knows what it is tuned to now: the worker goes, and the frontend is told why.
+                self.close()
+                unit.refuse(exchange.error)
+                return
+            self.group = unit.group
+            self.placeholders |= unit.group.placeholders
+            self.roster.group_seen(self)
+            self.put(unit)
+
+        self.in_flight.append(_Tuning(unit, tuned))
+        self.stream.write(messages.query(unit.group.tuning))
+
+    def run_restore(self, sql: str, then: Callable[[], None]) -> None:
+        """Bring back startup values that the holder's RESET has taken away; `then` is called when they are."""
+
+        def restored(exchange: Exchange) -> None:
+            self.state = State.HELD
+            if exchange.error is not None:
+                log.warning("%r could not restore startup settings: %s", self, messages.error_fields(exchange.error))
+            then()
+
+        self.state = State.BUSY
+        self.in_flight.append(Exchange("restore", restored))
+        self.stream.write(messages.query(sql))
+
+    # --- the green thread --------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Read and pass on until the backend is gone."""
+        reason = "the connection was closed by the server"
+        try:
+            while data := self.stream.recv():
+                self._feed(data)
+                blocked_by = self._blocked_by
+                if blocked_by is not None:
+                    # A frontend that does not read stops its own worker: the backend waits as it would without us.
+                    self._blocked_by = None
+                    blocked_by.stream.wait_drained(self.roster.client_buffer // 2)
+        except ProtocolViolation as error:
+            reason = error.message
+        self.close(reason)
+
+    def _feed(self, data: bytes) -> None:
+        """Take bytes from the backend: pass on what belongs to the head of the deque, act on what means something."""
+        begin = position = 0  # begin: the first byte not passed on; position: where a message begins
+        if self._tail:
+            data, self._tail = self._tail + data, b""
+        stop = len(data)
+        if self._skip:
+            if self._skip >= stop:
+                self._skip -= stop
+                self._pass_on(self.in_flight[0], data)
+                return
+            position, self._skip = self._skip, 0
+        while position < stop:
+            end, last, seen = scan(data, position, stop)
+            unit = self.in_flight[0] if self.in_flight else None
+            if unit is None or unit.__class__ is not Unit or unit.script is not None or seen & ~READY:
+                self._walk(unit, data, begin, position, end)
+            elif end > begin:
+                self._pass_on(unit, data if begin == 0 and end == stop else data[begin:end])
+            begin = position = end
+            if last == READY_TAG:
+                self._ready(data[end - 1 : end])
+                if self.state is State.CLOSED:
+                    return
+            elif end < stop:
+                self._cut(unit, data, end, stop)
+                return
+
+    def _cut(self, unit: Unit | Exchange | None, data: bytes, end: int, stop: int) -> None:
+        # The last message is not all there. It is kept, so that a frontend only ever has whole messages and can be told
+        # of the worst between two of them; only a really long one is passed on in parts.
+        rest = missing(data, end, stop)
+        if rest is None or stop - end + rest <= MAX_HELD_BYTES or INTERESTING[data[end]] or not isinstance(unit, Unit):
+            self._tail = data[end:stop]
+            return
+        if unit.script is not None:
+            unit.script.received(data[end])
+        self._skip = rest
+        self._pass_on(unit, data[end:stop])
+
+    def _walk(self, unit: Unit | Exchange | None, data: bytes, begin: int, position: int, end: int) -> None:
+        """Look at every message of data[position:end], and pass on data[begin:end] without those that are ours."""
+        script = unit.script if isinstance(unit, Unit) else None
+        while position < end:
+            tag, length = header(data, position)
+            following = position + 1 + length
+            if script is not None:
+                script.received(tag)
+            if not self._concerns_frontend(unit, INTERESTING[tag], data[position:following]):
+                if begin < position:
+                    self._pass_on(unit, data[begin:position])
+                begin = following
+            elif script is None and isinstance(unit, Unit):
+                script = unit.script  # a COPY has just begun
+            position = following
+        if begin < end:
+            self._pass_on(unit, data[begin:end])
+
+    def _concerns_frontend(self, unit: Unit | Exchange | None, kind: int, raw: bytes) -> bool:
+        """Act on one message; whether it is passed on."""
+        if kind == PARAMETER:
+            name, value = messages.read_parameter_status(raw)
+            self.parameters[name] = value
+            self.parameters_changed = True
+        elif kind == NOTIFICATION:
+            # Whoever listened here before is gone, and what was meant for them is nobody's.
+            return self.session or (isinstance(unit, Unit) and unit.verdict.holds)
+        elif kind == ERROR:
+            return self._error(unit, raw)
+        if unit is None:
+            if kind not in (PARAMETER, NOTICE):
+                raise ProtocolViolation(f"unexpected message type {raw[:1]!r} from an idle backend")
+            return self.holder is not None
+        if isinstance(unit, Exchange):
+            # Startup values that are brought back are the frontend's, and it is told of them as of its own RESET.
+            return kind == PARAMETER and self.holder is not None and not isinstance(unit, _Tuning)
+        if kind == COPY_IN:
+            unit.copy_begins()
+        elif kind == PARSED and unit.swallow:
+            unit.swallow -= 1
+            return False
+        return True
+
+    def _error(self, unit: Unit | Exchange | None, raw: bytes) -> bool:
+        fields = messages.error_fields(raw)
+        if unit is None or messages.severity(fields) in ("FATAL", "PANIC"):
+            self._goodbye = raw  # the end of the stream follows, and says what it means for whom
+            return False
+        if isinstance(unit, Exchange):
+            unit.error = unit.error or raw
+            return False
+        unit.failed = True
+        return True
+
+    def _pass_on(self, unit: Unit | Exchange | None, data: bytes) -> None:
+        frontend = unit.frontend if isinstance(unit, Unit) else self.holder
+        if frontend is None:
+            return
+        if isinstance(unit, Unit):
+            unit.answered = True
+        stream = frontend.stream
+        stream.write(data)
+        if stream.is_closed:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED_BYTES:
+                raise ProtocolViolation("its frontend has gone and left a large answer behind")
+        elif stream.pending > self.roster.client_buffer:
+            self._blocked_by = frontend
+
+    # --- the end of a unit -------------------------------------------------------------------------------------------
+
+    def _ready(self, status: bytes) -> None:
+        if not self.in_flight:
+            raise ProtocolViolation("a ReadyForQuery that nobody asked for")
+        unit = self.in_flight[0]
+        if isinstance(unit, Exchange):
+            self.in_flight.popleft()
+            unit.then(unit)
+            return
+        if unit.script is not None and not unit.script.is_done:
+            return  # a Query inside an unsynced unit: its ReadyForQuery is not the last
+        self.in_flight.popleft()
+        self.processed += 1
+        self._discarded = 0
+        frontend, verdict = unit.frontend, unit.verdict
+        self.unclean = self.unclean or verdict.clean or bool(verdict.resets)
+        self.ddl = self.ddl or verdict.ddl
+        if verdict.holds or unit.names:
+            self.session = self.unclean = True
+            self.spoilt = self.spoilt or (verdict.holds and b"." in unit.data)
+        if self.ddl and status == b"I":
+            self.ddl = False
+            self.roster.catalog_changed()
+        self.state = State.HELD
+        frontend.worker = self if status != b"I" or self.session else None
+        if unit.cut:
+            # A CopyData is half sent: the backend would take what comes next for its rest.
+            if frontend.worker is None:
+                self.holder = None
+            self.close("a COPY ended in the middle of a message")
+        elif frontend.is_gone or frontend.worker is None:
+            self.reclaim(status)
+        frontend.unit_done(unit, status)
+
+    def reclaim(self, status: bytes = b"I") -> None:
+        """Nobody has the worker any more and nothing is in flight: make it fit for the next, or close it."""
+        self.holder = None
+        if self.state is State.CLOSED:
+            return
+        if self.retiring or self.spoilt:
+            self.close()
+        elif self.unclean or status != b"I":
+            self._clean(status)
+        else:
+            self._idle()
+
+    def _clean(self, status: bytes) -> None:
+        def cleaned(exchange: Exchange) -> None:
+            if exchange.error is not None:
+                self.close(f"could not be cleaned: {messages.error_fields(exchange.error).get('M')}")
+            elif exchange.purpose == tuning.CLEAN:
+                self.session = self.unclean = False
+                self.unnamed = None
+                self.group = self.roster.bare_group
+                self._idle()
+
+        self.state = State.BUSY
+        for sql in (tuning.CLEAN,) if status == b"I" else (tuning.ROLLBACK, tuning.CLEAN):
+            self.in_flight.append(Exchange(sql, cleaned))
+            self.stream.write(messages.query(sql))
+
+    def _idle(self) -> None:
+        if self.cancels:
+            self.state = State.BUSY
+            self._idle_after_cancel = True
+            return
+        self.state = State.IDLE
+        if self.parameters_changed:
+            self.roster.group_seen(self)
+        self.roster.worker_idle(self)
+
+    # --- cancelling --------------------------------------------------------------------------------------------------
+
+    def cancel(self, unit: Unit) -> None:
+        """Cancel `unit` and nothing else: until the cancel connection was closed by the server and the unit has
+        answered, nothing is sent to this backend."""
+        if unit not in self.in_flight:
+            return
+        self.cancels += 1
+        gevent.spawn(self._cancel, unit)
+
+    def _cancel(self, unit: Unit) -> None:
+        certain = dialogue.cancel(
+            self.roster.address, self.key, _CANCEL_TIMEOUT_S, lambda: bool(self.in_flight) and self.in_flight[0] is unit
+        )
+        self.cancels -= 1
+        if self.state is State.CLOSED:
+            return
+        if not certain:
+            self.close("a cancel request was sent to it and nobody knows when it will arrive")
+        elif not self.cancels:
+            waiting, self._after_cancel = self._after_cancel, None
+            if waiting is not None:
+                self.put(waiting)
+            elif self._idle_after_cancel:
+                self._idle_after_cancel = False
+                self._idle()
+
+    # --- the end of a worker -----------------------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Close now when idle, else when what it does is done."""
+        self.retiring = True
+        if self.state is State.IDLE:
+            self.close()
+
+    def close(self, reason: str = "") -> None:
+        """End the backend, and tell everybody who had something from it. Called again it does nothing."""
+        if self.state is State.CLOSED:
+            return
+        was, self.state = self.state, State.CLOSED
+        if not self.in_flight and not self.stream.is_closed:
+            self.stream.write(messages.TERMINATE)
+        self.stream.close()
+        self.roster.worker_gone(self)
+        goodbye = messages.error_fields(self._goodbye) if self._goodbye else {}
+        if goodbye:
+            reason = f"{goodbye.get('C')} {goodbye.get('M')}"
+        if reason:
+            log.log(logging.INFO if was is State.IDLE else logging.WARNING, "%r lost its backend: %s", self, reason)
+        self._tell_losers(goodbye)
+
+    def _tell_losers(self, goodbye: dict[str, str]) -> None:
+        holder, self.holder = self.holder, None
+        unsent, self._after_cancel = self._after_cancel, None
+        head = self.in_flight.popleft() if self.in_flight else None
+        self.in_flight.clear()
+        if isinstance(head, _Tuning) and head.error is None:
+            unsent = head.unit
+        if isinstance(head, Unit):
+            head.frontend.backend_lost(self, head, goodbye, mid_message=self._skip > 0)
+        elif holder is not None:
+            holder.backend_lost(self, unsent if isinstance(unsent, Unit) else None, goodbye)
+        elif unsent is not None:
+            self.roster.requeue(unsent)
+
+
+class _Tuning(Exchange):
+    """The tuning that goes before a unit."""
+
+    __slots__ = ("unit",)
+
+    def __init__(self, unit: Unit | Visit, then: Callable[[Exchange], None]) -> None:
+        super().__init__("tune", then)
+        self.unit = unit

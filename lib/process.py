@@ -1,0 +1,173 @@
+"""One process: listen, build the parts, join them, and keep every limit that is a matter of time.
+
+Green. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+
+import gevent
+from gevent.event import Event
+
+from lib import __version__, net
+from lib.admin import Admin
+from lib.arrival import Arrivals
+from lib.auth.credential import Secrets
+from lib.backend import dialogue
+from lib.backend.cluster import Cluster, Login
+from lib.backend.worker import Worker
+from lib.config import Settings
+from lib.directory import Directory
+from lib.errors import PoolError
+from lib.login import responder
+
+log = logging.getLogger("pgstmtpool")
+
+_SWEEP_S = 0.25  # how often limits are kept while nothing waits
+_CROWDED_SWEEP_S = 0.01  # and while something does
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_LAST_WORDS_S = 0.5  # for cancel requests and goodbyes when time is up
+
+
+class Process:
+    """The pool, from its listening sockets to its servers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.admin = Admin(settings.admin_cnn)
+        self.secrets = Secrets(settings.conn_params)
+        self.cluster = Cluster(settings, self._answer_for, self.admin.query)
+        self.directory = Directory(
+            self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval
+        )
+        self.arrivals = Arrivals(settings, self.cluster, self.directory, self.secrets)
+        self._fingerprints: dict[str, str] = {}
+        self._stop = Event()
+
+    def _answer_for(self, login: Login) -> dialogue.Answer:
+        return responder(login.user, self.secrets.of(login.user, login.database))
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        try:
+            listeners = self._listen()
+        except OSError as error:
+            log.error("cannot listen: %s", error)
+            return 1
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, self._stop.set)
+        log.info("pgstmtpool %s (pid %d) is ready", __version__, os.getpid())
+        loops = (self._look_at_primary, self._sweep, self._census, self._look_for_ddl)
+        threads = [gevent.spawn(loop) for loop in loops]
+        self._stop.wait()
+        log.info("stopping: %d frontends", len(self.arrivals.frontends))
+        for listener in listeners:
+            listener.close()
+        gevent.killall(threads)
+        self._shut_down()
+        log.info("stopped")
+        return 0
+
+    def _listen(self) -> list[net.Listener]:
+        sockets = []
+        try:
+            for address in self.settings.listen:
+                sockets += net.listen(address, self.settings.unix_socket_mode)
+                log.info("listening on %s", net.show_address(address))
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            raise OSError(error.errno, f"{net.show_address(address)}: {error.strerror}") from None
+        return [net.Listener(sock, self.arrivals.handle) for sock in sockets]
+
+    # --- green threads that look after things ------------------------------------------------------------------------
+
+    def _look_at_primary(self) -> None:
+        """Say at the start whether the primary can be used, and go on trying until it can."""
+        said = False
+        while True:
+            try:
+                self.directory.rules()
+                log.info("%s answers", self.cluster.primary.describe())
+                return
+            except PoolError as error:
+                if not said:
+                    log.error("%s cannot be used yet, trying on: %s", self.cluster.primary.describe(), error)
+                    said = True
+            gevent.sleep(max(self.settings.login_retry, 0.1))
+
+    def _sweep(self) -> None:
+        crowded = self.cluster.crowded
+        while True:
+            if crowded.wait(_SWEEP_S):
+                gevent.sleep(_CROWDED_SWEEP_S)
+            if not self.cluster.sweep(time.monotonic()):
+                crowded.clear()
+
+    def _census(self) -> None:
+        """A changed or dropped role loses its workers, and what the pool knew to log in with."""
+        while True:
+            gevent.sleep(self.settings.hba_interval)
+            users = {login.user for pool in self.cluster.pools for login in pool.rosters}
+            try:
+                found = self.directory.fingerprints(users)
+            except PoolError as error:
+                log.debug("roles could not be looked at: %s", error)
+                continue
+            for user, was in self._fingerprints.items():
+                if user in users and found.get(user) != was:
+                    log.info("a role was changed or dropped: its workers are retired")
+                    self.secrets.forget(user)
+                    self.cluster.retire_logins(user)
+            self._fingerprints = found
+
+    def _look_for_ddl(self) -> None:
+        while True:
+            gevent.sleep(self.settings.catalog_interval)
+            self.cluster.look_for_ddl()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _shut_down(self) -> None:
+        """Statements in flight finish, for as long as shutdown_timeout; no backend is left behind."""
+        self.arrivals.stop()
+        deadline = time.monotonic() + self.settings.shutdown_timeout
+        while self.arrivals.frontends and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+        self.cluster.close()
+        while (busy := self.cluster.busy_workers()) and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+        if busy:
+            log.warning("%d statements did not end within shutdown_timeout and are canceled", len(busy))
+            gevent.joinall([gevent.spawn(_cancel, worker) for worker in busy], timeout=_LAST_WORDS_S)
+            for worker in busy:
+                worker.close("the pool is shut down")
+        gevent.sleep(0)  # what was written in this turn leaves
+
+
+def _cancel(worker: Worker) -> None:
+    dialogue.cancel(worker.roster.address, worker.key, _LAST_WORDS_S, lambda: True)
+
+
+def _raise_file_limit(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if hard != resource.RLIM_INFINITY else max(soft, wanted)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning("only %d files may be open (ulimit -n), which is too few for max_client_conn", most)
+
+
+def run(settings: Settings) -> int:
+    """Run the pool with these settings until SIGTERM or SIGINT; the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=settings.log_level.upper(), format=_LOG_FORMAT)
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+    _raise_file_limit(settings.max_client_conn + 500)
+    return Process(settings).run()

@@ -1,0 +1,31 @@
+"""One verdict for several texts that run as one unit: a pipeline of the extended protocol with one Sync.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from lib.route.verdict import Kind, Verdict
+
+STANDBY_HINT = b"/*s*/"
+
+# What cannot be read (FunctionCall, a text that is not all there yet) could do anything.
+OPAQUE = Verdict(Kind.OPAQUE, clean=True, ddl=True, reason="cannot be read before it runs")
+
+
+def combine(first: Verdict, second: Verdict) -> Verdict:
+    """What holds for both: the graver class, the flags of either, the server of the first."""
+    graver = max(first, second, key=lambda verdict: verdict.kind)
+    return Verdict(
+        graver.kind,
+        standby=first.standby,
+        clean=first.clean or second.clean,
+        holds=first.holds or second.holds,
+        session=first.session or second.session,
+        resets=first.resets | second.resets,
+        transaction=first.transaction or second.transaction or first.ends or second.ends,
+        ddl=first.ddl or second.ddl,
+        currval=first.currval or second.currval,
+        reason=graver.reason,
+        refusal=first.refusal or second.refusal,
+    )
