@@ -25,6 +25,8 @@ MARKERS = [
     "loop_gap_ms(limit): how long the gevent loop may stand still in this test (tests/green; default 20 ms)",
 ]
 STDERR = pytest.StashKey[int]()
+POOLER = pytest.StashKey[Pooler]()
+LOG_SHOWN = 4000  # characters of the pooler's log below a failed test
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,6 +55,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Below a failed test stands the end of the pooler's log, when there is one."""
+    report = yield
+    if report.failed and POOLER in item.config.stash:
+        report.sections.append(("the pooler's log", item.config.stash[POOLER].log[-LOG_SHOWN:]))
+    return report
+
+
 @pytest.fixture(scope="session")
 def pg_bin() -> Path:
     """Where psql and pgbench (and all of PostgreSQL 16) are."""
@@ -69,9 +80,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def pooler(cluster: Cluster) -> Iterator[Pooler]:
+def pooler(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Pooler]:
     """A pooler in front of `cluster`, with default settings; it must end cleanly at the end of the session."""
     with Pooler({"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}, cluster=cluster) as pooler:
+        request.config.stash[POOLER] = pooler
         yield pooler
 
 

@@ -27,10 +27,9 @@ LAYERS = {
     """,
     "net": "net",
     "backend": """
-        admin backend.unit backend.dialogue backend.worker backend.roster backend.pool backend.cluster
-        backend.watch backend.catalog
+        admin directory backend.unit backend.dialogue backend.worker backend.roster backend.pool backend.cluster
     """,
-    "frontend": "login frontend cancel ha.executor console.pseudodb",
+    "frontend": "login arrival frontend ha.executor console.pseudodb",
     "process": "process",
     "supervisor": "supervisor",
     "main": "pgstmtpool",
