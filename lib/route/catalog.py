@@ -1,0 +1,263 @@
+"""What the catalog of one database says about names that a text may mention: which could change a session.
+
+Pure. SCAN_SQL is one query, run by others as superuser, on PostgreSQL 10 and newer; from_rows judges its rows. Functions
+are judged by their bodies, expressions by the functions in their stored trees, relations by everything that using
+them may run: rules, policies, triggers, defaults, checks, indexes, cascades, partitions. What no text shows (casts,
+domains, operator classes) makes every text suspect. In doubt: suspect.
+
+source: catalogs.html, sql-createrule.html, ddl-rowsecurity.html, trigger-definition.html
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from lib.route.body import Body, Level, read_body
+from lib.route.harmless import EFFECT, HARMLESS, Effect
+from lib.route.scan import CHANGED_SQL, SCAN_SQL
+
+__all__ = ["CHANGED_SQL", "SCAN_SQL", "Catalog"]
+
+# Functions in C of these extensions leave nothing in the session, except those named. A function that is declared
+# immutable is believed to be so, in every extension.
+HARMLESS_EXTENSIONS: dict[str, frozenset[str]] = {
+    name: frozenset(but.split())
+    for name, but in {
+        "btree_gin": "",
+        "btree_gist": "",
+        "citext": "",
+        "cube": "",
+        "dict_int": "",
+        "dict_xsyn": "",
+        "earthdistance": "",
+        "fuzzystrmatch": "",
+        "hstore": "",
+        "insert_username": "",
+        "intarray": "",
+        "isn": "isn_weak",
+        "ltree": "",
+        "moddatetime": "",
+        "pg_buffercache": "pg_buffercache_evict pg_buffercache_evict_relation pg_buffercache_evict_all",
+        "pg_freespacemap": "",
+        "pg_stat_statements": "",
+        "pg_trgm": "set_limit",
+        "pg_visibility": "pg_truncate_visibility_map",
+        "pgcrypto": "",
+        "pgrowlocks": "",
+        "pgstattuple": "",
+        "plpgsql": "plpgsql_inline_handler",
+        "postgis": "",
+        "seg": "",
+        "tsm_system_rows": "",
+        "tsm_system_time": "",
+        "unaccent": "",
+        "uuid-ossp": "",
+        "vector": "",
+    }.items()
+}
+# Foreign tables of these wrappers wait for another server or a file, and leave nothing in the session.
+HARMLESS_WRAPPERS = frozenset({"postgres_fdw_handler", "file_fdw_handler"})
+# Operators that the grammar itself uses (BETWEEN, IN, LIKE, SIMILAR TO, USING): no text need show them.
+_HIDDEN_OPERATORS = frozenset({"=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~"})
+
+Row = Sequence[object]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """What a scan found. Names are bytes as folded, without schema."""
+
+    functions: frozenset[bytes] = frozenset()  # suspect functions
+    relations: frozenset[bytes] = frozenset()  # suspect relations
+    operators: frozenset[bytes] = frozenset()  # operators with suspect functions
+    harmless: frozenset[bytes] = frozenset()  # the user's functions that leave nothing in the session
+    writers: frozenset[bytes] = frozenset()  # functions and relations that write or wait though a SELECT names them
+    suspect_all: bool = False  # something suspect that no text need show
+    suspect_reason: str = ""  # a clause that says what
+    login_triggers: bool = False  # a new backend runs a trigger, and DISCARD ALL does not run it again
+    suspects: frozenset[bytes] = field(init=False, repr=False)  # functions and relations
+    wide: bool = field(init=False, repr=False)  # some suspect name is not ASCII
+
+    def __post_init__(self) -> None:
+        suspects = self.functions | self.relations
+        object.__setattr__(self, "suspects", suspects)
+        object.__setattr__(self, "wide", not all(name.isascii() for name in suspects | self.writers))
+
+    def __repr__(self) -> str:
+        if self.suspect_all:
+            return f"<Catalog all suspect: it {self.suspect_reason}>"
+        return (
+            f"<Catalog {len(self.functions)} functions, {len(self.relations)} relations, "
+            f"{len(self.operators)} operators suspect>"
+        )
+
+    @classmethod
+    def unknown(cls) -> Catalog:
+        """The catalog of a database that was not scanned yet: everything is suspect."""
+        return cls(suspect_all=True, suspect_reason="runs in a database that has not been scanned")
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Row]) -> Catalog:
+        """Judge what SCAN_SQL answered.
+
+        rows  (kind, oid, name, info, refs, body) as scan.py describes them
+        """
+        return _Scan(rows).judge()
+
+
+def _builtin_level(name: str) -> Level:
+    effect = EFFECT.get(name.encode())
+    if effect is not None:
+        return Level.WRITES if effect == Effect.WRITES else Level.SUSPECT
+    # Functions of information_schema only read; scan.py marks them.
+    return Level.READS if name.encode() in HARMLESS or name.startswith("information_schema.") else Level.SUSPECT
+
+
+class _Scan:
+    """The rows of one scan, sorted, and the judgement that is made of them."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.function_name: dict[str, bytes] = {}
+        self.function_level: dict[str, Level] = {}
+        self.body: dict[str, Body] = {}
+        self.relation_name: dict[str, bytes] = {}
+        self.read_level: dict[str, Level] = {}  # what reading the relation may run
+        self.write_level: dict[str, Level] = {}  # what reading or writing it may run
+        self.refs: dict[str, list[str]] = defaultdict(list)  # function -> functions in its stored trees
+        self.runs: list[tuple[str, bool, list[str]]] = []  # relation, when read, functions
+        self.uses: list[tuple[str, str, bool]] = []  # relation or function, relation that it uses, when read
+        self.operators: list[tuple[str, list[str]]] = []
+        self.hidden: list[tuple[str, list[str]]] = []
+        self.login_triggers = False
+        for row in rows:
+            self._sort(row)
+
+    def _sort(self, row: Row) -> None:
+        kind, oid, name, info, refs_text, source = ("" if value is None else str(value) for value in row)
+        refs = refs_text.split(",") if refs_text else []
+        if kind == "function":
+            self.function_name[oid] = name.encode()
+            self.refs[oid] += refs
+            self._sort_function(oid, name, info, source)
+        elif kind == "relation":
+            self.relation_name[oid] = name.encode()
+            suspect = info.startswith("f") and info[2:] not in HARMLESS_WRAPPERS
+            level = Level.SUSPECT if suspect else Level.WRITES if info.startswith("f") else Level.READS
+            self.read_level[oid] = self.write_level[oid] = level
+        elif kind == "runs":
+            self.runs.append((oid, info == "read", refs))
+        elif kind == "uses":
+            self.uses.extend((oid, ref, info == "read") for ref in refs)
+        elif kind == "operator":
+            self.operators.append((name, refs))
+        elif kind == "hidden":
+            self.hidden.append((name, refs))
+        elif kind == "login":
+            self.login_triggers = True
+
+    def _sort_function(self, oid: str, name: str, info: str, source: str) -> None:
+        language, volatility, extension = info.split("/", 2)
+        if language in ("c", "internal"):
+            harmless = extension in HARMLESS_EXTENSIONS and name not in HARMLESS_EXTENSIONS[extension]
+            aggregate = language == "internal" and source == "aggregate_dummy"
+            trusted = aggregate or harmless or (language == "c" and volatility == "i")
+            self.function_level[oid] = Level.READS if trusted else Level.SUSPECT
+            return
+        body = read_body(language, source)
+        self.body[oid] = body
+        self.function_level[oid] = body.level
+
+    def judge(self) -> Catalog:
+        while self._judge_functions() | self._judge_relations():
+            pass
+        level_of = self._level_of_name()
+        functions = frozenset(name for name, level in level_of.items() if level == Level.SUSPECT)
+        relations = frozenset(
+            self.relation_name[oid] for oid, level in self.write_level.items() if level == Level.SUSPECT
+        )
+        writers = {name for name, level in level_of.items() if level == Level.WRITES}
+        writers |= {self.relation_name[oid] for oid, level in self.read_level.items() if level == Level.WRITES}
+        harmless = frozenset(name for name, level in level_of.items() if level < Level.SUSPECT and name.isascii())
+        operators = {name for name, refs in self.operators if self._level(refs) == Level.SUSPECT}
+        hidden = [what for what, refs in self.hidden if self._level(refs) == Level.SUSPECT]
+        hidden += [f"has an operator {name}" for name in sorted(operators & _HIDDEN_OPERATORS)]
+        return Catalog(
+            functions=functions,
+            relations=relations,
+            operators=frozenset(name.encode() for name in operators),
+            harmless=harmless,
+            writers=frozenset(writers),
+            suspect_all=bool(hidden),
+            suspect_reason=f"runs in a database that {hidden[0]} which may change the session" if hidden else "",
+            login_triggers=self.login_triggers,
+        )
+
+    def _level_of_name(self) -> dict[bytes, Level]:
+        """The highest level of the user's functions of each name."""
+        levels: dict[bytes, Level] = {}
+        for oid, name in self.function_name.items():
+            levels[name] = max(levels.get(name, Level.READS), self.function_level[oid])
+        return levels
+
+    def _level(self, refs: Iterable[str]) -> Level:
+        """The highest level of functions, given as oids, or as names when they are built in."""
+        level = Level.READS
+        for ref in refs:
+            known = self.function_level.get(ref)
+            level = max(level, (Level.SUSPECT if ref.isdigit() else _builtin_level(ref)) if known is None else known)
+        return level
+
+    def _judge_functions(self) -> bool:
+        """Raise functions to the level of what they call and mention: True when one was raised."""
+        level_of = self._level_of_name()
+        suspects = {name for name, level in level_of.items() if level == Level.SUSPECT}
+        suspects |= {self.relation_name[oid] for oid, level in self.write_level.items() if level == Level.SUSPECT}
+        writers = {name for name, level in level_of.items() if level == Level.WRITES}
+        writers |= {self.relation_name[oid] for oid, level in self.read_level.items() if level == Level.WRITES}
+        signs = [name.encode() for name, refs in self.operators if self._level(refs) == Level.SUSPECT]
+        wide = not all(name.isascii() for name in suspects)
+        raised = False
+        for oid, level in self.function_level.items():
+            if level == Level.SUSPECT:
+                continue
+            new = max(level, self._level(self.refs[oid]))
+            body = self.body.get(oid)
+            if body is not None:
+                if (
+                    not body.names.isdisjoint(suspects)
+                    or any(name not in level_of for name in body.calls)
+                    or any(sign in operator for operator in body.operators for sign in signs)
+                    or (wide and not all(name.isascii() for name in body.names))
+                ):
+                    new = Level.SUSPECT
+                elif not body.names.isdisjoint(writers):
+                    new = max(new, Level.WRITES)
+            if new > level:
+                self.function_level[oid] = new
+                raised = True
+        return raised
+
+    def _judge_relations(self) -> bool:
+        """Raise relations to the level of what they run and use: True when one, or a function, was raised."""
+        raised = False
+        for oid, when_read, refs in self.runs:
+            raised |= self._raise(oid, self._level(refs), when_read)
+        for user, used, when_read in self.uses:
+            level = self.write_level.get(used, Level.SUSPECT if used == "pg_settings" else Level.READS)
+            if when_read and level < Level.SUSPECT:
+                level = self.read_level.get(used, Level.READS)
+            raised |= self._raise(user, level, when_read)
+        return raised
+
+    def _raise(self, oid: str, level: Level, when_read: bool) -> bool:
+        tables = [self.write_level, self.read_level] if when_read else [self.write_level]
+        if oid in self.function_level:
+            tables = [self.function_level]
+        raised = False
+        for table in tables:
+            if oid in table and level > table[oid]:
+                table[oid] = level
+                raised = True
+        return raised

@@ -1,0 +1,59 @@
+"""The verdict of a text, remembered by its shape.
+
+Pure. The memo is bounded in entries and in bytes; when it is full it is emptied, which costs each shape one look.
+"""
+
+from __future__ import annotations
+
+from lib.route.catalog import Catalog
+from lib.route.classify import classify
+from lib.route.shape import shape
+from lib.route.verdict import Verdict
+
+MAX_REMEMBERED = 4096  # bytes; the verdict of a longer shape is not kept
+MAX_BYTES = 8 << 20  # bytes of shapes kept in all
+
+
+class Router:
+    """Gives verdicts for the texts of one database.
+
+    catalog      what the scan of the database found; setting a new one forgets all verdicts
+    max_entries  how many shapes are remembered
+    """
+
+    def __init__(self, catalog: Catalog, max_entries: int = 10000) -> None:
+        self._catalog = catalog
+        self._max_entries = max_entries
+        self._memo: dict[bytes, Verdict] = {}
+        self._bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Router {len(self._memo)} shapes, {self._catalog!r}>"
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._catalog
+
+    @catalog.setter
+    def catalog(self, catalog: Catalog) -> None:
+        if catalog != self._catalog:
+            self._forget()
+        self._catalog = catalog
+
+    def verdict(self, text: bytes) -> Verdict:
+        """Say what `text` (as in Query or Parse, without the trailing NUL) is and leaves behind."""
+        key = shape(text)
+        known = self._memo.get(key)
+        if known is not None:
+            return known
+        verdict = classify(text, self._catalog)
+        if len(key) <= MAX_REMEMBERED:
+            if len(self._memo) >= self._max_entries or self._bytes >= MAX_BYTES:
+                self._forget()
+            self._memo[key] = verdict
+            self._bytes += len(key)
+        return verdict
+
+    def _forget(self) -> None:
+        self._memo = {}
+        self._bytes = 0

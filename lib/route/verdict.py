@@ -1,0 +1,49 @@
+"""What the pool knows of a text before it runs: the class of design section 5 and the flags that follow from it.
+
+Pure data. The class says how the text may be dispatched; the flags say what must be done afterwards, and they are right
+inside a transaction block too, where the caller collects them until the transaction ends.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Kind(enum.IntEnum):
+    """The classes of statements, the graver one later: a statement that is several of them is the gravest."""
+
+    SHAREABLE = 0  # reads, quickly forgotten: may have riders, may be run again
+    WRITE = 1  # statement-level, but nothing rides behind it
+    TRANSACTION = 2  # begins, ends or presupposes a transaction
+    SETTING = 3  # changes a setting of the session
+    SESSION = 4  # leaves something else in the session
+    OPAQUE = 5  # could do anything
+    REFUSED = 6  # would answer with what another frontend's session did
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a refused statement is told: the material of errors.StatementRefused."""
+
+    sqlstate: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one text is and leaves behind."""
+
+    kind: Kind
+    standby: bool = False  # begins with exactly /*s*/
+    clean: bool = False  # the worker must be cleaned (DISCARD ALL) before anybody else has it
+    holds: bool = False  # leaves session state that must stay with the frontend
+    session: bool = False  # some of that state is more than settings: what session_features = 'reject' refuses
+    resets: frozenset[str] = frozenset()  # names given to RESET or SET ... TO DEFAULT; {"*"} for RESET ALL, DISCARD ALL
+    ends: bool = False  # exactly one COMMIT, END, ROLLBACK or ABORT: leaves a failed transaction
+    transaction: bool = False  # begins a transaction block or lives in one: what transactions = 'reject' refuses
+    ddl: bool = False  # may change the catalog: the scan is refreshed after it
+    currval: bool = False  # the refusal holds only outside a transaction and for a frontend that holds no worker
+    reason: str = ""  # one clause, for `explain route`
+    refusal: Refusal | None = None  # set when kind is REFUSED
