@@ -142,7 +142,7 @@ def targets(results: Results, workloads: Sequence[Workload]) -> str:
             wanted = f"≤ {workload.target.most:g} {workload.unit}"
             reached = f"{number(results.value(workload.name, SUBJECT))} {workload.unit}"
         rows.append([workload.title, wanted, reached, verdict(results, workload)])
-    return table(["workload", "target", "pgstmtpool: median (least-most)", ""], rows)
+    return table(["workload", "target", "pgstmtpool (least-most of the rounds)", ""], rows)
 
 
 def figures(results: Results, workloads: Sequence[Workload], titles: Mapping[str, str]) -> str:

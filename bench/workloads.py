@@ -147,7 +147,13 @@ def select_only(clients: int, mode: str, target: Target | None) -> Workload:
     def measure(place: Place) -> Sample:
         return pgbench(place, clients, "-S", "-M", mode)
 
-    return Workload(f"{mode}-{clients}", f"pgbench -S -M {mode}, {clients} clients", "tps", measure, target)
+    return Workload(
+        f"{mode}-{clients}",
+        f"pgbench -S -M {mode}, {clients} client{'s' if clients > 1 else ''}",
+        "tps",
+        measure,
+        target,
+    )
 
 
 TIDY = ("truncate pgbench_history", "vacuum pgbench_branches, pgbench_tellers, pgbench_accounts")
