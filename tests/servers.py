@@ -86,11 +86,12 @@ def _quoted(value: Any) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def _lives(pid: int) -> bool:
-    try:  # an orphan that is dead stays a zombie where nobody's job it is to reap it, as in most containers
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+def _is_in_state(pid: int, state: str) -> bool:
+    """Whether a process is in one of psutil's states, or gone altogether."""
+    try:
+        return psutil.Process(pid).status() == state
     except psutil.NoSuchProcess:
-        return False
+        return True
 
 
 class Server:
@@ -273,12 +274,18 @@ class Server:
         self._signal(pids, signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
-        # Not before all are gone can the data directory be used again.
-        wait_until(lambda: not any(_lives(pid) for pid in pids), 10, f"all of {self.name} to be gone")
+        # Not before all are gone can the data directory be used again. A dead orphan may stay a zombie for ever: in
+        # most containers it is nobody's job to reap it.
+        for pid in pids:
+            wait_until(functools.partial(_is_in_state, pid, psutil.STATUS_ZOMBIE), 10, f"all of {self.name} to be gone")
 
     def sigstop(self) -> None:
         """Freeze the postmaster and all its children; its sockets stay open and are silent."""
-        self._signal(self.processes(), signal.SIGSTOP)
+        self._signal([self.pid], signal.SIGSTOP)  # first, so that no child is born meanwhile
+        for pid in self.processes():
+            self._signal([pid], signal.SIGSTOP)
+            still = functools.partial(_is_in_state, pid, psutil.STATUS_STOPPED)
+            wait_until(still, 10, f"{self.name} to stand still")
 
     def sigcont(self) -> None:
         self._signal(self.processes(), signal.SIGCONT)

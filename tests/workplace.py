@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 DEBIAN_BIN = "/usr/lib/postgresql/{version}/bin"
+SHM, SHM_ROOM_BYTES = "/dev/shm", 4 << 30
 WHEEL_INSTALLS = {16: "pginstall", 18: "pginstall18"}
 
 REAPER = r"""
@@ -148,9 +149,15 @@ class Workplace:
 
     @staticmethod
     def _make_root() -> Path:
-        """A directory short enough for Unix sockets (107 bytes in all), that the server user can reach."""
-        for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
-            if len(parent) > 50 or not os.path.isdir(parent):
+        """A directory short enough for Unix sockets (107 bytes in all), that the server user can reach.
+
+        In memory where there is room and TMPDIR says nothing else: a data directory is a thousand files to copy.
+        """
+        parents = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
+        if "TMPDIR" not in os.environ and os.path.isdir(SHM) and shutil.disk_usage(SHM).free >= SHM_ROOM_BYTES:
+            parents.insert(0, SHM)
+        for parent in parents:
+            if len(parent) > 50 or not os.access(parent, os.W_OK):
                 continue
             root = Path(tempfile.mkdtemp(prefix="pgst-", dir=parent))
             root.chmod(0o755)
