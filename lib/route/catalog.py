@@ -1,9 +1,9 @@
 """What the catalog of one database says about names that a text may mention: which could change a session.
 
-Pure. SCAN_SQL is one query, run by others as superuser, on PostgreSQL 10 and newer; from_rows judges its rows. Functions
-are judged by their bodies, expressions by the functions in their stored trees, relations by everything that using
-them may run: rules, policies, triggers, defaults, checks, indexes, cascades, partitions. What no text shows (casts,
-domains, operator classes) makes every text suspect. In doubt: suspect.
+Pure. SCAN_SQL is run by others as superuser, on PostgreSQL 10 and newer; from_rows judges its rows. Functions are
+judged by their bodies, expressions by the functions in their stored trees, relations by everything that using them may
+run: rules, policies, triggers, defaults, checks, indexes, cascades, partitions. What no text shows (casts, domains,
+operator classes) makes every text suspect. In doubt: suspect.
 
 source: catalogs.html, sql-createrule.html, ddl-rowsecurity.html, trigger-definition.html
 """
@@ -137,8 +137,9 @@ class _Scan:
     def _sort(self, row: Row) -> None:
         kind, oid, name, info, refs_text, source = ("" if value is None else str(value) for value in row)
         refs = refs_text.split(",") if refs_text else []
-        if kind == "function":
-            self.function_name[oid] = name.encode()
+        if kind in ("function", "trigger"):
+            if kind == "function":  # no text can call a trigger function
+                self.function_name[oid] = name.encode()
             self.refs[oid] += refs
             self._sort_function(oid, name, info, source)
         elif kind == "relation":

@@ -142,9 +142,7 @@ def _look_at(tokens: Sequence[Token], catalog: Catalog, found: _Findings) -> Row
     return row
 
 
-def _add_calls(
-    calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: Catalog, found: _Findings
-) -> None:
+def _add_calls(calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: Catalog, found: _Findings) -> None:
     for name in calls:
         effect = EFFECT.get(name)
         if effect is None:
@@ -175,9 +173,7 @@ def _add_attribute_calls(tokens: Sequence[Token], row: Row, catalog: Catalog, fo
             _add_calls([name], tokens, row, catalog, found)
 
 
-def _add_names(
-    names: set[bytes], tokens: Sequence[Token], row: Row, catalog: Catalog, found: _Findings
-) -> None:
+def _add_names(names: set[bytes], tokens: Sequence[Token], row: Row, catalog: Catalog, found: _Findings) -> None:
     """Add what the catalog knows of the names that a statement mentions."""
     if catalog.suspect_all:
         found.add(Kind.OPAQUE, catalog.suspect_reason, clean=True)
@@ -189,10 +185,10 @@ def _add_names(
     elif not names.isdisjoint(catalog.writers):
         name = min(names & catalog.writers).decode("utf-8", "replace")
         found.add(Kind.WRITE, f"uses {name}, which may write or wait")
-    for name in names:
-        if len(name) > _MAX_WIDE_NAME and (len(name) > _MAX_NAME or not name.isascii()):
+    for word in names:
+        if len(word) > _MAX_WIDE_NAME and (len(word) > _MAX_NAME or not word.isascii()):
             found.add(Kind.OPAQUE, "has a name that PostgreSQL would cut", clean=True, ddl=True)
-        if catalog.wide and not name.isascii():
+        if catalog.wide and not word.isascii():
             found.add(Kind.OPAQUE, "has a name that depends on the client's encoding", clean=True, ddl=True)
     if not names.isdisjoint(_CHANGING_WORDS):
         if b"pg_settings" in names:

@@ -1,9 +1,10 @@
 """The tokens of a text of SQL, as PostgreSQL's own lexer would cut it, or an honest "this cannot be told".
 
-Pure, over bytes: the text comes in the frontend's encoding and is never decoded. Every encoding has ASCII for the bytes
-that matter here, but in some that only clients may use (SJIS, BIG5, GBK, GB18030 ...) the second byte of a character can
-look like a backslash or an operator. So a backslash or such an operator right behind a byte >= 0x80 cannot be told, and
-neither can a '...' string that ends elsewhere with standard_conforming_strings off. Comments are no tokens.
+Pure, over bytes: the text comes in the frontend's encoding and is never decoded. Every encoding has ASCII for the
+bytes that matter here, but in some that only clients may use (SJIS, BIG5, GBK, GB18030 ...) the second byte of a
+character can look like a backslash or an operator. So a backslash or such an operator right behind a byte >= 0x80
+cannot be told, and neither can a '...' string that ends elsewhere with standard_conforming_strings off. Comments are no
+tokens.
 
 source: sql-syntax-lexical.html; src/backend/parser/scan.l
 """
@@ -79,7 +80,7 @@ def lex(text: bytes) -> list[Token]:
         if found is None:
             append(Token(UNREADABLE, b"it has a character that is not SQL, or a quote that is not closed", at, end))
             return tokens
-        group = found.lastindex
+        group = found.lastindex or 14
         start, stop = found.span(group)
         if group == 3:
             if text[stop - 1] >= 0x80 and stop < end and text[stop] in _TRAIL_BYTES:

@@ -1,10 +1,11 @@
 """The queries that look for what could change a session: SCAN_SQL for the whole catalog, CHANGED_SQL for "look again?".
 
-Pure text; both run on PostgreSQL 10 and newer. SCAN_SQL answers rows (kind, oid, name, info, refs, body); refs is a list
-with commas. A function in refs is an oid when it is the user's and a name when it is built in, so that the lists of
-harmless.py apply.
+Pure text; both run on PostgreSQL 10 and newer. SCAN_SQL answers rows (kind, oid, name, info, refs, body); refs is a
+list with commas. A function in refs is an oid when it is the user's and a name when it is built in, so that the lists
+of harmless.py apply.
 
     function  oid, name, info language/volatility/extension, refs what its stored trees call, body its source
+    trigger   the same for functions that only a trigger can call
     relation  oid, name, info the letter of pg_class.relkind, and the handler of a foreign table
     runs      oid of a relation, info read|write (when), refs functions that are run
     uses      oid of a relation or function, info read|write, refs relations that are used then, or pg_settings
@@ -18,8 +19,10 @@ source: catalogs.html, monitoring-stats.html#MONITORING-PG-STAT-ALL-TABLES-VIEW
 from __future__ import annotations
 
 # Stored trees are text: every node that calls a function names its oid, or that of an operator. The builtin part of the
-# catalog (oid below 16384) is known by its names and not scanned.
+# catalog (oid below 16384) is known by its names and not scanned. JIT, where there is one, would cost a hundred times
+# what the scan costs, so it is turned off first: two statements, of which the second answers.
 SCAN_SQL = r"""
+select pg_catalog.set_config('jit', 'off', false) from pg_catalog.pg_settings where name = 'jit';
 with tree(kind, oid, info, name, node) as (
     select 'runs', r.ev_class, case when r.ev_type = '1' then 'read' else 'write' end, null, r.ev_action::text
       from pg_catalog.pg_rewrite r where r.ev_class >= 16384
@@ -64,9 +67,9 @@ with tree(kind, oid, info, name, node) as (
            regexp_split_to_table(m[1], ' +') n
       join pg_catalog.pg_operator o on o.oid = n::oid
     union all
-    -- a view that locks rows waits like nextval
-    select t.kind, t.oid, t.info, t.name, 'nextval(regclass)'::regprocedure::oid
-      from tree t where t.node ~ ':hasForUpdate true'
+    -- what locks rows or writes them counts as nextval does
+    select t.kind, t.oid, t.info, t.name, 'pg_catalog.nextval(regclass)'::regprocedure::oid
+      from tree t where t.node ~ ':hasForUpdate true|:commandType [2-9]'
     union all
     select 'runs', t.tgrelid, 'write', null, t.tgfoid::oid
       from pg_catalog.pg_trigger t where not t.tgisinternal or t.tgfoid >= 16384
@@ -105,7 +108,8 @@ with tree(kind, oid, info, name, node) as (
 )
 select c.kind, c.oid, c.name::text, c.info, c.refs, null::text as body from called c where c.kind <> 'function'
 union all
-select 'function', p.oid, p.proname, concat(l.lanname, '/', p.provolatile, '/', e.extname), c.refs,
+select case when p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype) then 'trigger' else 'function' end,
+       p.oid, p.proname, concat(l.lanname, '/', p.provolatile, '/', e.extname), c.refs,
        case when l.lanname in ('sql', 'plpgsql', 'internal') then p.prosrc end
   from pg_catalog.pg_proc p
   join pg_catalog.pg_language l on l.oid = p.prolang

@@ -17,7 +17,7 @@ from lib.route.verdict import Kind
 
 
 class Row(NamedTuple):
-    """What a statement is; the fields are those of Verdict. `looks`: the names in it matter, because it runs what they name."""
+    """What a statement is; the fields are those of Verdict. `looks`: names in it matter, as it runs what they name."""
 
     kind: Kind
     reason: str
@@ -221,8 +221,13 @@ def _look_set(tokens: Sequence[Token], at: int) -> Row:
     resets, at = _setting(tokens, at, {})
     if _word(tokens, at) == b"to" or (at < len(tokens) and tokens[at][1] == b"="):
         at += 1
-    back = at + 1 == len(tokens) and _word(tokens, at) in ((b"default", b"local") if resets == {"timezone"} else (b"default",))
-    return SETS._replace(resets=resets) if back else SETS
+    if at + 1 == len(tokens) and (_word(tokens, at) == b"default" or _is_local_zone(tokens, at, resets)):
+        return SETS._replace(resets=resets)
+    return SETS
+
+
+def _is_local_zone(tokens: Sequence[Token], at: int, names: frozenset[str]) -> bool:
+    return names == {"timezone"} and _word(tokens, at) == b"local"
 
 
 HEADS: dict[bytes, Row | Look] = {
