@@ -85,6 +85,10 @@ class _ServerAsksOtherwise(Exception):
     """The server's first message is not what its rule promised; the frontend has not seen it."""
 
 
+class _FrontendGone(Exception):
+    """The frontend, not the server, closed its connection while a worker was being started."""
+
+
 def admit(
     stream: FrontendStream, request: Request, peer: Peer, directory: Directory, needs_worker: Callable[[], bool],
     start_worker: Callable[[Answer], Any], *, secrets: Secrets, auth_timeout_s: float = 60.0,
@@ -236,6 +240,8 @@ class _Login:
         admission = Admission(self.user, self.database, rule.method, access)
         try:
             worker = start_worker(self._relaying(relay))
+        except _FrontendGone:
+            raise EOFError from None
         except _ServerAsksOtherwise:
             log.warning("the server did not ask user %r by %s, as its pg_hba.conf says", self.user, rule.method)
             self.directory.expire()
@@ -281,7 +287,10 @@ class _Login:
             self.stream.write(raw)
             if code == SASL_FINAL or relay.is_last(code):
                 return None
-            reply = self.read()
+            try:
+                reply = self.read()
+            except EOFError:
+                raise _FrontendGone from None
             if reply[:1] != b"p":
                 raise ProtocolViolation(f"expected password response, got message type {reply[0]}")
             relay.from_frontend(reply)
