@@ -16,7 +16,9 @@ import threading
 import time
 from pathlib import Path
 
-from tests.servers import Cluster, NotThere, Pooler, Server, bin_dir, free_port
+import psycopg2
+
+from tests.servers import Cluster, NotThere, Pooler, Server, bin_dir, free_port, wait_until
 
 PORT = 7777
 USER = DATABASE = PASSWORD = "demo"
@@ -54,6 +56,20 @@ def load(primary: Server, admin_password: str) -> None:
     primary.query(TABLE, dbname=DATABASE, user=USER)
 
 
+def try_it(pooler: Pooler) -> None:
+    """Ask through the pooler until a standby answers: what begins with /*s*/ starts workers there for what follows."""
+    connection = pooler.connect(user=USER, password=PASSWORD, dbname=DATABASE)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+
+        def is_answered_by_a_standby() -> bool:
+            cursor.execute("/*s*/ select pg_is_in_recovery()")
+            return bool(cursor.fetchone()[0])
+
+        wait_until(is_answered_by_a_standby, 20, "a standby to answer through the pooler")
+    connection.close()
+
+
 def psql_program() -> str:
     """The psql of the PATH, else the wheel's, by the shortest path that works from here."""
     if shutil.which("psql"):
@@ -78,6 +94,8 @@ Try, in another terminal:
   on a standby:      {where} -c "/*s*/ {question}"
   a whole session:   {where}
 
+(While a standby has no worker for you, the primary answers for it and one is started: ask twice.)
+
 Ctrl-C ends everything.""")
 
 
@@ -95,6 +113,7 @@ def serve(asked_to_stop: threading.Event) -> int:
         admin_cnn = {"user": "admin", "password": admin_password, "database": "postgres"}
         conf = {"listen": ("127.0.0.1", pooler_port()), "admin_cnn": admin_cnn}
         with Pooler(conf, cluster=cluster) as pooler:
+            try_it(pooler)
             greet(cluster, pooler)
             say(f"(All of it took {time.monotonic() - began:.1f} s to start.)")
             while not asked_to_stop.wait(0.2):
@@ -112,7 +131,7 @@ def main() -> int:
         signal.signal(number, lambda *_: asked_to_stop.set())
     try:
         return serve(asked_to_stop)
-    except (NotThere, AssertionError) as error:
+    except (NotThere, AssertionError, psycopg2.Error) as error:
         say(f"\nThe demo cannot go on: {error}")
         return 1
 
