@@ -96,3 +96,21 @@ def _is_word(tokens: Sequence[Token], at: int, word: bytes) -> bool:
 
 def _follows_dot(tokens: Sequence[Token], at: int) -> bool:
     return at > 0 and tokens[at - 1][:2] == (PUNCT, b".")
+
+
+def sets_locally(tokens: Sequence[Token]) -> bool:
+    """Tell whether every set_config() in `tokens` ends with `, true)`: it lasts until the transaction ends."""
+    for i, token in enumerate(tokens):
+        if token[0] > QIDENT or token[1] != b"set_config":
+            continue
+        depth = 0
+        at = i
+        for at in range(i + 1, len(tokens)):
+            sign = tokens[at][1] if tokens[at][0] == PUNCT else b""
+            depth += (sign == b"(") - (sign == b")")
+            if depth <= 0:
+                break
+        is_true = _is_word(tokens, at - 1, b"true") and tokens[at - 2][:2] == (PUNCT, b",")
+        if tokens[at][:2] != (PUNCT, b")") or not is_true:
+            return False
+    return True

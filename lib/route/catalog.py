@@ -14,8 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from lib.route.body import Body, Level, read_body
-from lib.route.harmless import EFFECT, HARMLESS, Effect
+from lib.route.body import Body, Does, does_with, read_body
+from lib.route.harmless import EFFECT, HARMLESS
 from lib.route.scan import CHANGED_SQL, SCAN_SQL
 
 __all__ = ["CHANGED_SQL", "SCAN_SQL", "Catalog"]
@@ -73,6 +73,8 @@ class Catalog:
     relations: frozenset[bytes] = frozenset()  # suspect relations
     operators: frozenset[bytes] = frozenset()  # operators with suspect functions
     harmless: frozenset[bytes] = frozenset()  # the user's functions that leave nothing in the session
+    holders: frozenset[bytes] = frozenset()  # those of the suspect that are seen to change the session
+    definers: frozenset[bytes] = frozenset()  # those of the suspect that may change the catalog too
     writers: frozenset[bytes] = frozenset()  # functions and relations that write or wait though a SELECT names them
     suspect_all: bool = False  # something suspect that no text need show
     suspect_reason: str = ""  # a clause that says what
@@ -107,12 +109,13 @@ class Catalog:
         return _Scan(rows).judge()
 
 
-def _builtin_level(name: str) -> Level:
+def _builtin_does(name: str) -> Does:
     effect = EFFECT.get(name.encode())
     if effect is not None:
-        return Level.WRITES if effect == Effect.WRITES else Level.SUSPECT
+        return does_with(effect)
     # Functions of information_schema only read; scan.py marks them.
-    return Level.READS if name.encode() in HARMLESS or name.startswith("information_schema.") else Level.SUSPECT
+    is_harmless = name.encode() in HARMLESS or name.startswith("information_schema.")
+    return Does.READ if is_harmless else Does.ANYTHING
 
 
 class _Scan:
@@ -120,11 +123,11 @@ class _Scan:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.function_name: dict[str, bytes] = {}
-        self.function_level: dict[str, Level] = {}
+        self.function_does: dict[str, Does] = {}
         self.body: dict[str, Body] = {}
         self.relation_name: dict[str, bytes] = {}
-        self.read_level: dict[str, Level] = {}  # what reading the relation may run
-        self.write_level: dict[str, Level] = {}  # what reading or writing it may run
+        self.read_does: dict[str, Does] = {}  # what reading the relation may run
+        self.use_does: dict[str, Does] = {}  # what reading or writing it may run
         self.refs: dict[str, list[str]] = defaultdict(list)  # function -> functions in its stored trees
         self.runs: list[tuple[str, bool, list[str]]] = []  # relation, when read, functions
         self.uses: list[tuple[str, str, bool]] = []  # relation or function, relation that it uses, when read
@@ -144,9 +147,10 @@ class _Scan:
             self._sort_function(oid, name, info, source)
         elif kind == "relation":
             self.relation_name[oid] = name.encode()
-            suspect = info.startswith("f") and info[2:] not in HARMLESS_WRAPPERS
-            level = Level.SUSPECT if suspect else Level.WRITES if info.startswith("f") else Level.READS
-            self.read_level[oid] = self.write_level[oid] = level
+            does = Does.READ
+            if info.startswith("f"):
+                does = Does.WRITE if info[2:] in HARMLESS_WRAPPERS else Does.ANYTHING
+            self.read_does[oid] = self.use_does[oid] = does
         elif kind == "runs":
             self.runs.append((oid, info == "read", refs))
         elif kind == "uses":
@@ -164,101 +168,102 @@ class _Scan:
             harmless = extension in HARMLESS_EXTENSIONS and name not in HARMLESS_EXTENSIONS[extension]
             aggregate = language == "internal" and source == "aggregate_dummy"
             trusted = aggregate or harmless or (language == "c" and volatility == "i")
-            self.function_level[oid] = Level.READS if trusted else Level.SUSPECT
+            self.function_does[oid] = Does.READ if trusted else Does.ANYTHING
             return
         body = read_body(language, source)
         self.body[oid] = body
-        self.function_level[oid] = body.level
+        self.function_does[oid] = body.does
 
     def judge(self) -> Catalog:
         while self._judge_functions() | self._judge_relations():
             pass
-        level_of = self._level_of_name()
-        functions = frozenset(name for name, level in level_of.items() if level == Level.SUSPECT)
-        relations = frozenset(
-            self.relation_name[oid] for oid, level in self.write_level.items() if level == Level.SUSPECT
-        )
-        writers = {name for name, level in level_of.items() if level == Level.WRITES}
-        writers |= {self.relation_name[oid] for oid, level in self.read_level.items() if level == Level.WRITES}
-        harmless = frozenset(name for name, level in level_of.items() if level < Level.SUSPECT and name.isascii())
-        operators = {name for name, refs in self.operators if self._level(refs) == Level.SUSPECT}
-        hidden = [what for what, refs in self.hidden if self._level(refs) == Level.SUSPECT]
+        functions = self._functions_do()
+        relations: dict[bytes, Does] = {}
+        writers = {name for name, does in functions.items() if does == Does.WRITE}
+        for oid, name in self.relation_name.items():
+            relations[name] = relations.get(name, Does.READ) | self.use_does[oid]
+            if self.read_does[oid] == Does.WRITE:
+                writers.add(name)
+        named = [*functions.items(), *relations.items()]
+        operators = {name for name, refs in self.operators if self._refs_do(refs) & Does.SUSPECT}
+        hidden = [what for what, refs in self.hidden if self._refs_do(refs) & Does.SUSPECT]
         hidden += [f"has an operator {name}" for name in sorted(operators & _HIDDEN_OPERATORS)]
         return Catalog(
-            functions=functions,
-            relations=relations,
+            functions=frozenset(name for name, does in functions.items() if does & Does.SUSPECT),
+            relations=frozenset(name for name, does in relations.items() if does & Does.SUSPECT),
             operators=frozenset(name.encode() for name in operators),
-            harmless=harmless,
+            harmless=frozenset(name for name, does in functions.items() if not does & Does.SUSPECT and name.isascii()),
+            holders=frozenset(name for name, does in named if does & Does.SET),
+            definers=frozenset(name for name, does in named if does & Does.ANYTHING),
             writers=frozenset(writers),
             suspect_all=bool(hidden),
             suspect_reason=f"runs in a database that {hidden[0]} which may change the session" if hidden else "",
             login_triggers=self.login_triggers,
         )
 
-    def _level_of_name(self) -> dict[bytes, Level]:
-        """The highest level of the user's functions of each name."""
-        levels: dict[bytes, Level] = {}
+    def _functions_do(self) -> dict[bytes, Does]:
+        """What the user's functions of each name do, all taken together."""
+        by_name: dict[bytes, Does] = {}
         for oid, name in self.function_name.items():
-            levels[name] = max(levels.get(name, Level.READS), self.function_level[oid])
-        return levels
+            by_name[name] = by_name.get(name, Does.READ) | self.function_does[oid]
+        return by_name
 
-    def _level(self, refs: Iterable[str]) -> Level:
-        """The highest level of functions, given as oids, or as names when they are built in."""
-        level = Level.READS
+    def _refs_do(self, refs: Iterable[str]) -> Does:
+        """What functions do, given as oids, or as names when they are built in."""
+        does = Does.READ
         for ref in refs:
-            known = self.function_level.get(ref)
-            level = max(level, (Level.SUSPECT if ref.isdigit() else _builtin_level(ref)) if known is None else known)
-        return level
+            known = self.function_does.get(ref)
+            does |= (Does.ANYTHING if ref.isdigit() else _builtin_does(ref)) if known is None else known
+        return does
 
     def _judge_functions(self) -> bool:
-        """Raise functions to the level of what they call and mention: True when one was raised."""
-        level_of = self._level_of_name()
-        suspects = {name for name, level in level_of.items() if level == Level.SUSPECT}
-        suspects |= {self.relation_name[oid] for oid, level in self.write_level.items() if level == Level.SUSPECT}
-        writers = {name for name, level in level_of.items() if level == Level.WRITES}
-        writers |= {self.relation_name[oid] for oid, level in self.read_level.items() if level == Level.WRITES}
-        signs = [name.encode() for name, refs in self.operators if self._level(refs) == Level.SUSPECT]
-        wide = not all(name.isascii() for name in suspects)
-        raised = False
-        for oid, level in self.function_level.items():
-            if level == Level.SUSPECT:
-                continue
-            new = max(level, self._level(self.refs[oid]))
+        """Add to functions what they call and mention: True when that changed one."""
+        functions = self._functions_do()
+        mentioned = {name: does for name, does in functions.items() if does}
+        for oid, name in self.relation_name.items():
+            does = self.read_does[oid] | (self.use_does[oid] & Does.SUSPECT)
+            if does:
+                mentioned[name] = mentioned.get(name, Does.READ) | does
+        signs = [name.encode() for name, refs in self.operators if self._refs_do(refs) & Does.SUSPECT]
+        wide = not all(name.isascii() for name in mentioned)
+        changed = False
+        for oid, does in self.function_does.items():
+            new = does | self._refs_do(self.refs[oid])
             body = self.body.get(oid)
             if body is not None:
+                if not body.names.isdisjoint(mentioned):
+                    for name in body.names & mentioned.keys():
+                        new |= mentioned[name]
                 if (
-                    not body.names.isdisjoint(suspects)
-                    or any(name not in level_of for name in body.calls)
+                    any(name not in functions for name in body.calls)
                     or any(sign in operator for operator in body.operators for sign in signs)
                     or (wide and not all(name.isascii() for name in body.names))
                 ):
-                    new = Level.SUSPECT
-                elif not body.names.isdisjoint(writers):
-                    new = max(new, Level.WRITES)
-            if new > level:
-                self.function_level[oid] = new
-                raised = True
-        return raised
+                    new |= Does.ANYTHING
+            if new != does:
+                self.function_does[oid] = new
+                changed = True
+        return changed
 
     def _judge_relations(self) -> bool:
-        """Raise relations to the level of what they run and use: True when one, or a function, was raised."""
-        raised = False
+        """Add to relations what they run and use: True when that changed one, or a function."""
+        changed = False
         for oid, when_read, refs in self.runs:
-            raised |= self._raise(oid, self._level(refs), when_read)
+            changed |= self._add(oid, self._refs_do(refs), when_read)
         for user, used, when_read in self.uses:
-            level = self.write_level.get(used, Level.SUSPECT if used == "pg_settings" else Level.READS)
-            if when_read and level < Level.SUSPECT:
-                level = self.read_level.get(used, Level.READS)
-            raised |= self._raise(user, level, when_read)
-        return raised
+            does = self.use_does.get(used, Does.SET if used == "pg_settings" else Does.READ)
+            if when_read:
+                does = (does & Does.SUSPECT) | self.read_does.get(used, Does.READ)
+            changed |= self._add(user, does, when_read)
+        return changed
 
-    def _raise(self, oid: str, level: Level, when_read: bool) -> bool:
-        tables = [self.write_level, self.read_level] if when_read else [self.write_level]
-        if oid in self.function_level:
-            tables = [self.function_level]
-        raised = False
+    def _add(self, oid: str, does: Does, when_read: bool) -> bool:
+        tables = [self.use_does, self.read_does] if when_read else [self.use_does]
+        if oid in self.function_does:
+            tables = [self.function_does]
+        changed = False
         for table in tables:
-            if oid in table and level > table[oid]:
-                table[oid] = level
-                raised = True
-        return raised
+            if oid in table and table[oid] | does != table[oid]:
+                table[oid] |= does
+                changed = True
+        return changed

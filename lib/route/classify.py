@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lib.route.calls import foreign_calls
+from lib.route.calls import foreign_calls, sets_locally
 from lib.route.catalog import Catalog
 from lib.route.harmless import EFFECT, Effect
 from lib.route.lex import IDENT, OPERATOR, PUNCT, QIDENT, UNREADABLE, Token, lex
@@ -148,14 +148,15 @@ def _add_calls(calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: C
         if effect is None:
             if row.looks and name not in catalog.harmless:
                 reason = f"calls {name.decode('utf-8', 'replace')}(), which is not known to be harmless"
-                found.add(Kind.OPAQUE, reason, clean=True, ddl=True)
+                ddl = not catalog.suspect_all and (name not in catalog.functions or name in catalog.definers)
+                found.add(Kind.OPAQUE, reason, clean=True, ddl=ddl)
         elif effect == Effect.WRITES:
             found.add(Kind.WRITE, f"calls {name.decode()}()")
         elif effect == Effect.SETS:
-            if not _all_local(tokens, name):
-                found.add(Kind.SETTING, "calls set_config()", clean=True, holds=True)
-            else:
+            if sets_locally(tokens):
                 found.add(Kind.WRITE, "calls set_config() for the transaction")
+            else:
+                found.add(Kind.SETTING, "calls set_config()", clean=True, holds=True)
         elif effect == Effect.HOLDS:
             found.add(Kind.SESSION, f"calls {name.decode()}()", clean=True, holds=True)
         elif effect == Effect.READS_SESSION:
@@ -179,7 +180,9 @@ def _add_names(names: set[bytes], tokens: Sequence[Token], row: Row, catalog: Ca
         found.add(Kind.OPAQUE, catalog.suspect_reason, clean=True)
     elif not names.isdisjoint(catalog.suspects):
         name = min(names & catalog.suspects).decode("utf-8", "replace")
-        found.add(Kind.OPAQUE, f"uses {name}, which may change the session", clean=True, ddl=True)
+        holds = not names.isdisjoint(catalog.holders)
+        ddl = not names.isdisjoint(catalog.definers)
+        found.add(Kind.OPAQUE, f"uses {name}, which may change the session", clean=True, holds=holds, ddl=ddl)
     elif catalog.operators and _has_operator(tokens, catalog.operators):
         found.add(Kind.OPAQUE, "uses an operator that may change the session", clean=True, ddl=True)
     elif not names.isdisjoint(catalog.writers):
@@ -214,25 +217,6 @@ def _is_system_name(tokens: Sequence[Token], at: int) -> bool:
 
 def _has_operator(tokens: Sequence[Token], operators: frozenset[bytes]) -> bool:
     return any(token[0] == OPERATOR and any(sign in token[1] for sign in operators) for token in tokens)
-
-
-def _all_local(tokens: Sequence[Token], name: bytes) -> bool:
-    """Tell whether every set_config() in the statement ends with `, true)`."""
-    for i, token in enumerate(tokens):
-        if token[0] > QIDENT or token[1] != name:
-            continue
-        depth = 0
-        at = i
-        for at in range(i + 1, len(tokens)):
-            sign = tokens[at][1] if tokens[at][0] == PUNCT else b""
-            depth += (sign == b"(") - (sign == b")")
-            if depth <= 0:
-                break
-        if tokens[at][:2] != (PUNCT, b")") or tokens[at - 1][:2] != (IDENT, b"true"):
-            return False
-        if tokens[at - 2][:2] != (PUNCT, b","):
-            return False
-    return True
 
 
 def _is_told_before(tokens: Sequence[Token], name: bytes) -> bool:

@@ -49,7 +49,8 @@ CHAINS = Row(Kind.TRANSACTION, "ends a transaction and begins the next", transac
 TWO_PHASE = Row(Kind.WRITE, "ends a prepared transaction", looks=False)
 SETS = Row(Kind.SETTING, "changes a setting of the session", clean=True, holds=True, looks=False)
 HOLDS = Row(Kind.SESSION, "leaves something in the session", clean=True, holds=True, looks=False)
-TEMPORARY = Row(Kind.SESSION, "makes a temporary object", clean=True, holds=True, ddl=True, looks=False)
+# Nobody but its frontend sees a temporary object: the catalog of the others stays as it is.
+TEMPORARY = Row(Kind.SESSION, "makes a temporary object", clean=True, holds=True, looks=False)
 OPAQUE = Row(Kind.OPAQUE, "runs what its text does not show", clean=True, ddl=True, looks=False)
 UNKNOWN = Row(Kind.OPAQUE, "is no statement that is known", clean=True, ddl=True, looks=False)
 FILES = Row(Kind.OPAQUE, "reads or writes a file or a program of the server", clean=True)
