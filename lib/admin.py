@@ -8,12 +8,13 @@ holds even for a server that is frozen and says nothing. Queries must name their
 from __future__ import annotations
 
 import logging
+import os
 import re
 import select
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gevent
 import psycopg2
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 Address = tuple[str, int]
 Args = Sequence[Any] | Mapping[str, Any] | None
 Key = tuple[Address, str, str]
+
+Ask = Callable[["_Link", float], Any]
 
 GRACE_S = 1.0  # the server's own statement_timeout comes first, for it also ends the statement there
 
@@ -100,26 +103,38 @@ class Admin:
         repeatable   may be run a second time when a connection that had been idle turns out to be broken
         raises       ServerUnreachable, AdminQueryFailed
         """
-        key = (address, database or self.database, lane)
-        link = self._links.get(key)
-        if link is None:
-            link = self._links[key] = _Link(key)
-        if self._sweeper is None:
-            self._sweeper = gevent.spawn(self._sweep)
+        link = self._link((address, database or self.database, lane))
         limit_s = self.statement_timeout_s if timeout_s is None else timeout_s
         with link.turn:
             # Errors come back as results, for gevent prints the traceback of whatever a thread raises.
-            outcome = self._threads.apply(self._attempt, (link, sql, args, limit_s, repeatable))
+            outcome = self._threads.apply(self._attempt, (link, _Statement(sql, args), limit_s, repeatable))
         if isinstance(outcome, PoolError):
             raise outcome
         return outcome
 
+    def is_direct(self, address: Address) -> bool:
+        """Whether nothing stands between us and the server: no proxy, tunnel or address translation.
+
+        raises   ServerUnreachable, AdminQueryFailed
+        """
+        link = self._link((address, self.database, ""))
+        with link.turn:
+            outcome = self._threads.apply(self._attempt, (link, _is_direct, self.statement_timeout_s, True))
+        if isinstance(outcome, PoolError):
+            raise outcome
+        return bool(outcome)
+
+    def _link(self, key: Key) -> _Link:
+        if self._sweeper is None:
+            self._sweeper = gevent.spawn(self._sweep)
+        return self._links.setdefault(key, _Link(key))
+
     # --- in a thread ------------------------------------------------------------------------------------------------
 
-    def _attempt(self, link: _Link, sql: str, args: Any, limit_s: float, repeatable: bool) -> Any:
+    def _attempt(self, link: _Link, ask: Ask, limit_s: float, repeatable: bool) -> Any:
         with link.lock:
             try:
-                return self._run(link, sql, args, limit_s, repeatable)
+                return self._run(link, ask, limit_s, repeatable)
             except _TookTooLong:
                 link.drop()
                 return ServerUnreachable(f"server {_shown(link.key[0])} did not answer in time")
@@ -133,18 +148,18 @@ class Admin:
             finally:
                 link.used_at = time.monotonic()
 
-    def _run(self, link: _Link, sql: str, args: Any, limit_s: float, repeatable: bool) -> list[tuple[Any, ...]]:
+    def _run(self, link: _Link, ask: Ask, limit_s: float, repeatable: bool) -> Any:
         was_idle = link.connection is not None
         if not was_idle:
             self._connect(link)
         try:
-            return _limited(link, sql, args, limit_s)
+            return ask(link, limit_s)
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
             if not (was_idle and repeatable and link.connection.closed):
                 raise
         link.drop()
         self._connect(link)
-        return _limited(link, sql, args, limit_s)
+        return ask(link, limit_s)
 
     def _connect(self, link: _Link) -> None:
         (host, port), database, _ = link.key
@@ -190,11 +205,37 @@ def _drop(link: _Link) -> None:
         link.drop()
 
 
-def _limited(link: _Link, sql: str, args: Any, limit_s: float) -> list[tuple[Any, ...]]:
-    if link.limit_s != limit_s:
-        _execute(link.connection, f"set statement_timeout = {int(limit_s * 1000)}", None, limit_s)
-        link.limit_s = limit_s
-    return _execute(link.connection, sql, args, limit_s + GRACE_S)
+class _Statement(NamedTuple):
+    """A text and its arguments, run on a link when it is called."""
+
+    sql: str
+    args: Args
+
+    def __call__(self, link: _Link, limit_s: float) -> list[tuple[Any, ...]]:
+        if link.limit_s != limit_s:
+            _execute(link.connection, f"set statement_timeout = {int(limit_s * 1000)}", None, limit_s)
+            link.limit_s = limit_s
+        return _execute(link.connection, self.sql, self.args, limit_s + GRACE_S)
+
+
+def _is_direct(link: _Link, limit_s: float) -> bool:
+    # Whoever stands between opens a connection of his own, and the server sees that one's port.
+    asked = _Statement("select inet_client_port()", None)(link, limit_s)[0][0]
+    return asked is None or asked == _local_port(link.connection.fileno())
+
+
+def _local_port(fileno: int) -> int | None:
+    """The port of our end of a TCP connection, as Linux tells it; None where it does not."""
+    inode = str(os.fstat(fileno).st_ino)
+    for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+        try:
+            with open(table) as rows:
+                fields = next((row.split() for row in rows if f" {inode} " in row), None)
+        except OSError:
+            return None
+        if fields and fields[9] == inode:
+            return int(fields[1].rpartition(":")[2], 16)
+    return None
 
 
 def _execute(connection: Any, sql: str, args: Any, limit_s: float) -> list[tuple[Any, ...]]:

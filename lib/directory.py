@@ -25,12 +25,14 @@ from lib.auth import hba, ident
 from lib.auth.access import ACCESS_SQL, Access, read
 from lib.auth.hba import Peer, Rule, Rules
 from lib.auth.hbatext import NeedsText
-from lib.errors import AdminQueryFailed, PoolError, RulesUnusable
+from lib.errors import PoolError, RulesUnusable
 from lib.wire.messages import decode, encode
 
 log = logging.getLogger(__name__)
 
 MAX_FILES = 100
+MAX_NAME_BYTES = 63  # NAMEDATALEN - 1
+RETRY_S = 0.2  # the soonest that a primary which could not be asked is asked again
 MAX_ENTRIES = 10_000
 MAPS_VIEW = 150000  # pg_ident_file_mappings
 READ_ANYWHERE = 110000  # pg_read_file() takes every path of a superuser
@@ -73,6 +75,7 @@ class Known(NamedTuple):
     own_address   the pool's address as the primary sees it; None on a Unix socket
     mock_nonce    a secret of this cluster, the same for all pools in front of it
     loaded        when the server read its files, as text; only ever compared
+    is_direct     no proxy, tunnel or address translation is between the pool and the primary
     """
 
     rules: Rules
@@ -81,6 +84,7 @@ class Known(NamedTuple):
     password_encryption: str
     mock_nonce: bytes
     loaded: str
+    is_direct: bool = True
 
     def __repr__(self) -> str:
         seen_as = self.own_address or "local"
@@ -92,9 +96,11 @@ class Known(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether the primary runs on this machine."""
+        """Whether the primary runs on this machine, with nothing between it and us."""
         own = Peer.at(self.own_address)
-        return own.family == "unix" or own.is_loopback or own.address in self.rules.server_addresses
+        if own.family == "unix":
+            return True
+        return self.is_direct and (own.is_loopback or own.address in self.rules.server_addresses)
 
     def seen(self, peer: Peer) -> Peer:
         """The frontend as the primary would see it if it came straight.
@@ -134,8 +140,11 @@ class Directory:
         self._known: Known | None = None
         self._known_at = 0.0
         self._tried_for: str | None = None
+        self._complaint = ""  # what was logged last about the rules
         self._reading = RLock()
         self._access: OrderedDict[tuple[str, str], tuple[Access, float]] = OrderedDict()
+        self._failure: PoolError | None = None  # of the last look-up, which others need not repeat at once
+        self._failed_at = 0.0
         self._asking: dict[tuple[str, str], AsyncResult] = {}
 
     def __repr__(self) -> str:
@@ -162,17 +171,22 @@ class Directory:
     def _is_current(self, loaded: str | None) -> bool:
         if self._known is None or time.monotonic() - self._known_at > self._refresh_s:
             return False
-        return loaded is None or loaded in (self._known.loaded, self._tried_for)
+        return not loaded or loaded in (self._known.loaded, self._tried_for)
 
     def _refresh(self, loaded: str | None) -> None:
         try:
             self._known = self._read(self._primary())
             self._tried_for = None
+            self._complaint = ""
         except PoolError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error(
+                    "the rules of the primary %s: %s", "stay as they were" if self._known else "are unknown", error
+                )
             if self._known is None:
                 raise
             self._tried_for = loaded
-            log.warning("the rules of the primary stay as they were: %s", error)
         self._known_at = time.monotonic()
 
     def expire(self) -> None:
@@ -198,10 +212,13 @@ class Directory:
             maps = self._known.maps if self._known else ()
         own, server = found["own_address"], found["server_address"]
         servers = frozenset(address for address in (server,) if address)
-        if own is None or Peer.at(own).is_loopback:
+        is_direct = self._admin.is_direct(address)
+        if own is None or (is_direct and Peer.at(own).is_loopback):
             servers |= {"127.0.0.1", "::1"}
         nonce = hashlib.sha256(encode(f"mock {found['system']} {found['salt']}")).digest()
-        return Known(Rules(rules, version, servers), maps, own, found["password_encryption"], nonce, found["loaded"])
+        return Known(
+            Rules(rules, version, servers), maps, own, found["password_encryption"], nonce, found["loaded"], is_direct
+        )
 
     def _map_rows(
         self, address: Address, ident_file: str, version: int, texts: dict[str, str | None]
@@ -260,8 +277,10 @@ class Directory:
             outcome = self._look_up(*key)
             self._keep(key, outcome)
         except PoolError as error:
-            outcome = kept if kept is not None else error
-            log.warning("the primary could not be asked about a login: %s", error)
+            outcome = error
+            if kept is not None:
+                outcome = kept
+                self._keep(key, kept)
         finally:
             del self._asking[key]
             asking.set(outcome)
@@ -270,12 +289,24 @@ class Directory:
         return outcome
 
     def _look_up(self, user: str, database: str) -> Access:
-        try:
-            return read(self._ask(self._primary(), ACCESS_SQL, [user, database])[0][0])
-        except AdminQueryFailed as error:
-            if error.sqlstate[:2] != "22":  # a name that the server's encoding cannot even hold is nobody's
-                raise
+        # The server would cut a longer name off, and compare its rules with what is left; here it is nobody's.
+        if max(len(encode(user)), len(encode(database))) > MAX_NAME_BYTES:
             return Access()
+        if self._failure is not None and time.monotonic() - self._failed_at < RETRY_S:
+            raise self._failure
+        try:
+            access = read(self._ask(self._primary(), ACCESS_SQL, [user, database])[0][0])
+        except PoolError as error:
+            if error.sqlstate[:2] == "22":  # a name that the server's encoding cannot even hold
+                return Access()
+            if self._failure is None:
+                log.error("the primary cannot be asked who may log in: %s (%s)", error, error.detail)
+            self._failure, self._failed_at = error, time.monotonic()
+            raise
+        if self._failure is not None:
+            log.info("the primary can be asked again who may log in")
+            self._failure = None
+        return access
 
     def _keep(self, key: tuple[str, str], access: Access) -> None:
         self._access[key] = (access, time.monotonic())

@@ -24,7 +24,7 @@ from lib.auth.credential import Credential, Secrets
 from lib.auth.exchange import OK, SASL_FINAL, Dialogue, Say, Work, challenge, code_of, respond
 from lib.auth.hba import Peer, Resolved, Rule
 from lib.auth.relay import Relay
-from lib.directory import Directory, Known
+from lib.directory import RETRY_S, Directory, Known
 from lib.errors import (
     AdminQueryFailed,
     CannotAuthenticate,
@@ -39,7 +39,6 @@ from lib.errors import (
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 0.2  # between two tries to reach a primary that is down
 MAX_ANSWER_BYTES = 65_540  # of a frontend that has not authenticated yet
 
 Answer = Callable[[bytes], bytes | None]
@@ -169,9 +168,8 @@ class _Login:
             try:
                 access = self.directory.access(self.user, self.database)
                 return self.directory.rules(access.loaded), access
-            except (ServerUnreachable, AdminQueryFailed, RulesUnusable) as error:
+            except (ServerUnreachable, AdminQueryFailed, RulesUnusable):
                 if time.monotonic() + RETRY_S > self.deadline:
-                    log.error("a login was given up as the primary could not be asked: %s (%s)", error, error.detail)
                     raise ServerUnreachable(
                         "no server can authenticate this connection at the moment",
                         hint="Try again later; the log of the pool says why.",

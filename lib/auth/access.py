@@ -184,8 +184,11 @@ class Counts(NamedTuple):
     database: int = 0
 
 
+NOBODY_ELSE = Counts()
+
+
 def refusal(
-    access: Access, user: str, database: str, counts: Counts = Counts(), *, is_virtual: bool = False  # noqa: B008
+    access: Access, user: str, database: str, counts: Counts = NOBODY_ELSE, *, is_virtual: bool = False
 ) -> PoolError | None:
     """Why somebody who has authenticated is not let in all the same, or None. Checks in PostgreSQL's order.
 

@@ -52,7 +52,7 @@ class Credential:
         if self.keys is not None:
             verifier = scram.parse_verifier(secret)
             return verifier is not None and self.keys.fits(verifier)
-        return self.md5 is None or hmac.compare_digest(self.md5, secret)
+        return self.md5 is None or hmac.compare_digest(encode(self.md5), encode(secret))
 
 
 def digest(secret: str | None) -> bytes:

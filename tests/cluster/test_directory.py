@@ -7,12 +7,14 @@ import time
 
 import gevent
 import pytest
+from gevent.server import StreamServer
+from gevent.socket import create_connection
 
 from lib.admin import Admin
 from lib.auth import hba, matching
 from lib.auth.hba import Peer
 from lib.auth.hbatext import Word
-from lib.directory import Directory
+from lib.directory import Directory, Known
 from tests.cluster.auth_roles import ADMIN, create_roles, hba_lines
 from tests.cluster.minipool import in_thread
 from tests.servers import Server
@@ -147,6 +149,14 @@ def test_a_name_that_no_server_can_hold_is_nobodys(directory):
     assert not directory.access("x" * 100, "y" * 100).role_exists
 
 
+def test_a_name_that_the_server_would_cut_off_is_nobodys(own_server, directory):
+    """PostgreSQL up to 16 compares its rules with the first 63 bytes; ours must not find another rule for it."""
+    own_server.query(f"create role {'r' * 63} login")
+    assert directory.access("r" * 63, "postgres").role_exists
+    assert not directory.access("r" * 64, "postgres").role_exists
+    assert not directory.access("r" * 63, "p" * 64).role_exists
+
+
 def test_logins_at_the_same_time_share_one_look_up(restored):
     admin = Admin(ADMIN)
     directory = Directory(admin, lambda: (restored.host, restored.port), access_ttl_s=5.0)
@@ -184,12 +194,60 @@ def test_a_role_that_changes_or_goes_has_another_fingerprint(restored, directory
     assert directory.fingerprints(["passing"]) == {}
 
 
+class Proxy(StreamServer):
+    """Passes bytes on to a server, as a tunnel or a load balancer on the server's machine does."""
+
+    def __init__(self, server):
+        super().__init__(("127.0.0.1", 0))
+        self.server = server
+
+    def handle(self, sock, _address):
+        other = create_connection((self.server.host, self.server.port))
+
+        def pass_on(source, target):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+        gevent.joinall([gevent.spawn(pass_on, sock, other), gevent.spawn(pass_on, other, sock)], count=1)
+        sock.close()
+        other.close()
+
+
+def test_a_server_behind_a_tunnel_is_not_taken_for_one_on_this_machine(own_server):
+    """It says that we come from 127.0.0.1; its `local` rules are not for this machine's users all the same."""
+    proxy = Proxy(own_server)
+    proxy.start()
+    admin = Admin(ADMIN)
+    known = Directory(admin, lambda: ("127.0.0.1", proxy.server_port)).rules()
+    assert known.own_address == "127.0.0.1" and not known.is_direct and not known.is_local
+    assert known.seen(Peer("unix", None, 0)) == Peer("inet", "127.0.0.1")
+    admin.close()
+    proxy.stop(timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("own_address", "peer", "seen"),
+    [
+        ("10.0.0.7", Peer("unix", None, 0), Peer("inet", "10.0.0.7")),
+        ("10.0.0.7", Peer.at("127.0.0.1"), Peer("inet", "10.0.0.7")),
+        ("10.0.0.7", Peer.at("::1", tls=True), Peer("inet", "10.0.0.7", None, True)),
+        ("10.0.0.7", Peer.at("10.9.9.9"), Peer.at("10.9.9.9")),
+        ("10.0.0.5", Peer("unix", None, 0), Peer("unix", None, 0)),
+        (None, Peer("unix", None, 0), Peer("unix", None, 0)),
+        ("127.0.0.1", Peer("unix", None, 0), Peer("unix", None, 0)),
+    ],
+)
+def test_a_local_frontend_is_local_to_a_server_on_the_same_machine_only(own_address, peer, seen):
+    rules = hba.Rules((), 160000, frozenset(["10.0.0.5"]))
+    assert Known(rules, (), own_address, "md5", b"", "").seen(peer) == seen
+
+
 def test_the_server_names_the_pools_own_address(own_server):
     admin = Admin(ADMIN)
     by_tcp = Directory(admin, lambda: (own_server.host, own_server.port)).rules()
     by_unix = Directory(admin, lambda: (own_server.unix_dir, own_server.port)).rules()
     assert by_tcp.own_address == "127.0.0.1" and by_unix.own_address is None
-    assert by_tcp.is_local and by_unix.is_local
+    assert by_tcp.is_local and by_unix.is_local and by_tcp.is_direct and by_unix.is_direct
     assert by_tcp.mock_nonce == by_unix.mock_nonce
     assert hba.find(by_tcp.rules, Peer.at("127.0.0.1"), "postgres", "postgres", ()).method == "trust"
     admin.close()
