@@ -285,9 +285,16 @@ class Frontend:
         if unit.verdict.resets and self.worker is not None and status != b"E" and not self.is_gone:
             sql = self.group.restore(unit.verdict.resets)
             if sql:
-                self.worker.run_restore(sql, self._finish)
+                self.worker.run_restore(sql, self._restored)
                 return
         self._finish()
+
+    def _restored(self) -> None:
+        self._finish()
+        worker = self.worker
+        if self.is_gone and worker is not None:  # it left meanwhile, while its unit still stood for the worker
+            self.worker = None
+            worker.reclaim(self.status)
 
     def _finish(self) -> None:
         self.unit = None
