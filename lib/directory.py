@@ -25,7 +25,7 @@ from lib.auth import hba, ident
 from lib.auth.access import ACCESS_SQL, Access, read
 from lib.auth.hba import Peer, Rule, Rules
 from lib.auth.hbatext import NeedsText
-from lib.errors import PoolError, RulesUnusable
+from lib.errors import AdminQueryFailed, PoolError, RulesUnusable
 from lib.wire.messages import decode, encode
 
 log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ class Directory:
         rows = [{"file_name": hba_file, **row} for row in found["rows"]]
         texts: dict[str, str | None] = {}
         files = sorted({row["file_name"] for row in rows} | {hba_file, ident_file})
-        if self._known is not None and self._ask(address, _EDITED_SQL, [files])[0][0]:
+        if self._known is not None and self._were_edited(address, files, version):
             raise RulesUnusable("a file was changed and the server has not been told to reload it")
         rules = self._with_texts(address, texts, version, lambda: hba.parse(rows, texts, version))
         map_rows = self._map_rows(address, ident_file, version, texts)
@@ -219,6 +219,14 @@ class Directory:
         return Known(
             Rules(rules, version, servers), maps, own, found["password_encryption"], nonce, found["loaded"], is_direct
         )
+
+    def _were_edited(self, address: Address, files: list[str], version: int) -> bool:
+        try:
+            return bool(self._ask(address, _EDITED_SQL, [files])[0][0])
+        except AdminQueryFailed:
+            if version >= READ_ANYWHERE:
+                raise
+            return False  # PostgreSQL 10 tells nothing of files outside of its data directory
 
     def _map_rows(
         self, address: Address, ident_file: str, version: int, texts: dict[str, str | None]

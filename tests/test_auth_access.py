@@ -27,8 +27,9 @@ def rule(method, type="host", **options):
     return Rule(3, type, all_, all_, None if type == "local" else Word("all"), None, method, options)
 
 
-def plan_for(method, access=BOB, peer=PEER, **more):
-    return decide(rule(method) if isinstance(method, str) else method, access, peer, "bob", "shop", **more)
+def plan_for(method, access=BOB, peer=PEER, version=160000, **more):
+    found = rule(method) if isinstance(method, str) else method
+    return decide(found, access, peer, "bob", "shop", version=version, **more)
 
 
 def error_of(plan):
@@ -48,6 +49,11 @@ def error_of(plan):
 def test_no_rule_and_a_rejecting_one_are_told_as_postgresql_tells_them(found, peer, start, host, encryption):
     text = f'{start} host "{host}", user "bob", database "shop", {encryption}'
     assert error_of(plan_for(found, peer=peer)) == ("28000", text)
+
+
+def test_servers_before_14_speak_of_ssl_only():
+    assert error_of(plan_for(None, version=130000))[1].endswith('database "shop", SSL off')
+    assert error_of(plan_for(None, peer=Peer.at("::1", tls=True), version=130000))[1].endswith("SSL on")
 
 
 def test_trust_asks_nothing():

@@ -24,6 +24,7 @@ from lib.errors import (
     UnknownDatabase,
 )
 
+SPEAKS_OF_ENCRYPTION = 140000  # "no encryption" was "SSL off" before
 CHECKED_HERE = ("password", "md5", "scram-sha-256")
 CHECKED_BY_SERVER = ("ldap", "pam", "radius", "gss", "bsd", "oauth")
 
@@ -123,18 +124,19 @@ Plan = Reject | Trust | Challenge | RelayOnly
 
 
 def decide(
-    rule: Rule | None, access: Access, peer: Peer, user: str, database: str, *, pool_rule: Rule | None = None,
-    system_user: str | None = None, maps: tuple[ident.UserMap, ...] = (), version: int = 0,
+    rule: Rule | None, access: Access, peer: Peer, user: str, database: str, *, version: int,
+    pool_rule: Rule | None = None, system_user: str | None = None, maps: tuple[ident.UserMap, ...] = (),
 ) -> Plan:  # fmt: skip
     """What a frontend has to do to be let in.
 
     rule          the one for the frontend's own address; None for none
     pool_rule     the one that the server itself will apply to the pool's address
+    version       server_version_num
     system_user   name of the operating system's user at the other end of a Unix socket
-    maps, version pg_ident.conf and server_version_num, for peer
+    maps          pg_ident.conf, for peer
     """
     if rule is None or rule.method == "reject":
-        return Reject(_no_entry(rule, peer, user, database))
+        return Reject(_no_entry(rule, peer, user, database, version))
     if rule.method == "trust":
         return Trust()
     if rule.method == "peer" or (rule.method == "ident" and rule.type == "local"):
@@ -149,9 +151,10 @@ def decide(
     return Reject(_cannot_check(rule, peer, user, database))
 
 
-def _no_entry(rule: Rule | None, peer: Peer, user: str, database: str) -> PoolError:
+def _no_entry(rule: Rule | None, peer: Peer, user: str, database: str, version: int) -> PoolError:
     host = peer.address or "[local]"
-    encryption = "SSL encryption" if peer.tls else "no encryption"
+    words = ("no encryption", "SSL encryption") if version >= SPEAKS_OF_ENCRYPTION else ("SSL off", "SSL on")
+    encryption = words[peer.tls]
     start = "no pg_hba.conf entry for" if rule is None else "pg_hba.conf rejects connection for"
     return NotAuthorized(f'{start} host "{host}", user "{user}", database "{database}", {encryption}')
 
