@@ -36,7 +36,7 @@ from lib.route.verdict import Kind, Verdict
 from lib.wire import messages
 from lib.wire.framing import MAX_UNIT_BYTES, copy_data_run, frontend_header
 from lib.wire.session import Script
-from lib.wire.units import Extended, Found, gather, read_extended
+from lib.wire.units import Extended, Found, gather
 
 if TYPE_CHECKING:
     from lib import net
@@ -184,12 +184,12 @@ class Frontend:
                     break
                 position = end
                 continue
-            what, end = gather(data, position)
-            if what is Found.QUERY:
+            what, end, read = gather(data, position)
+            if read is not None:
+                self._submit(self._extended(data[position:end], read))
+            elif what is Found.QUERY:
                 raw = data[position:end]
                 self._submit(Unit(self, raw, SIMPLE, self.router.verdict(raw[5:-1])))
-            elif what is Found.EXTENDED:
-                self._submit(self._extended(data[position:end]))
             elif what is Found.CALL:
                 self._submit(Unit(self, data[position:end], CALL, OPAQUE))
             elif what is Found.STREAM:
@@ -207,12 +207,11 @@ class Frontend:
         self._rest = data[position:]
         return True
 
-    def _extended(self, data: bytes) -> Unit:
-        read = read_extended(data)
+    def _extended(self, data: bytes, read: Extended) -> Unit:
         texts = read.texts
         if read.wants_unnamed and self.unnamed is not None:
             texts = [_text(self.unnamed), *texts]
-        verdict = self.router.verdict(texts[0]) if texts else self.router.verdict(b"")
+        verdict = self.router.verdict(texts[0] if texts else b"")
         for text in texts[1:]:
             verdict = combine(verdict, self.router.verdict(text))
         unit = Unit(self, data, EXTENDED, verdict)
@@ -500,7 +499,7 @@ class Frontend:
             if tag not in _COPY_MESSAGES:
                 raise ProtocolViolation(f"unexpected message type 0x{tag:02X} during COPY from stdin")
         elif unit.kind == EXTENDED and len(whole) == size and tag in b"PBD":
-            self._reader.read(whole)
+            self._reader.read(whole, 0, size)
             if tag == ord("P"):
                 unit.verdict = combine(unit.verdict, self.router.verdict(_text(whole)))
             unit.names, unit.parse_unnamed = self._reader.names, self._reader.parse_unnamed

@@ -19,6 +19,7 @@ from typing import Any
 import gevent
 from gevent import get_hub, getcurrent
 from gevent.event import Event
+from greenlet import greenlet
 
 from lib.errors import ProtocolViolation, ServerUnreachable
 
@@ -26,9 +27,12 @@ log = logging.getLogger(__name__)
 
 Address = tuple[str, int]
 
-RECV_BYTES = 16_384  # larger reads make the C library map and unmap memory each time
+RECV_BYTES = 16_384
+# After a read that was filled. Larger ones make the C library map and unmap memory each time.
+MORE_RECV_BYTES = 65_536
 ACCEPTS_PER_TURN = 64
 _READ, _WRITE = 1, 2
+_switch = greenlet.switch  # without gevent's wrapper around the hub's, which asks for hooks that nobody has
 # What a peer that vanished without a word looks like after about 90 s instead of two hours.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
@@ -51,12 +55,14 @@ class Stream:
 
     __slots__ = (
         "_drained",
+        "_hub",
         "_low_water",
         "_outbox",
         "_owner",
         "_read_watcher",
         "_reading",
         "_recv",
+        "_recv_bytes",
         "_rest",
         "_write_watcher",
         "_writing",
@@ -73,8 +79,10 @@ class Stream:
             for option, value in _KEEPALIVE:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
         self.sock = sock
+        self._hub = get_hub()
         self._recv = sock.recv
-        self._read_watcher = get_hub().loop.io(sock.fileno(), _READ)
+        self._recv_bytes = RECV_BYTES
+        self._read_watcher = self._hub.loop.io(sock.fileno(), _READ)
         self._write_watcher: Any = None
         self._reading = False  # the read watcher is started
         self._writing = False  # the write watcher is started
@@ -93,24 +101,25 @@ class Stream:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def recv(self) -> bytes:
-        """What has arrived, at most RECV_BYTES; b"" at the end, however the end came. Parks the green thread."""
+        """What has arrived, at most MORE_RECV_BYTES; b"" at the end, however the end came. Parks the green thread."""
         if self._rest:
             data, self._rest = self._rest, b""
             return data
-        hub = get_hub()
         try:
             while not self.is_closed:
                 if not self._reading:
                     self._read_watcher.start(self._on_readable)
                     self._reading = True
                 self._owner = getcurrent()
-                hub.switch()
+                _switch(self._hub)
                 if self.is_closed:
                     break
                 try:
-                    return self._recv(RECV_BYTES)
+                    data = self._recv(self._recv_bytes)
                 except BlockingIOError:
                     continue
+                self._recv_bytes = MORE_RECV_BYTES if len(data) >= RECV_BYTES else RECV_BYTES
+                return data
         except OSError:
             self._break()
         finally:
@@ -124,7 +133,6 @@ class Stream:
             self._read_watcher.stop()
             self._reading = False
         else:
-            self._owner = None
             owner.switch()
 
     def recv_exactly(self, size: int) -> bytes:
@@ -159,7 +167,7 @@ class Stream:
             return
         if not self.pending and not self._writing:
             if not _written:
-                get_hub().loop.run_callback(_flush_written)
+                self._hub.loop.run_callback(_flush_written)
             _written.append(self)
         self._outbox.append(data)
         self.pending += len(data)

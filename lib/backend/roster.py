@@ -106,17 +106,18 @@ class Roster:
         """A worker is free: the next unit is its, or it waits for one."""
         waiting = self.waiting
         while waiting:
-            index = dispatch.pick_unit(waiting, worker.group, time.monotonic())
-            unit = waiting[index]
-            if not unit.is_wanted:
-                del waiting[index]
-                continue
-            if not worker.may_serve(unit.group):
-                worker.retire()
-                return
+            unit = waiting[0]
+            index = 0
+            if unit.group is not worker.group:
+                index = dispatch.pick_unit(waiting, worker.group, time.monotonic())
+                unit = waiting[index]
+                if not worker.may_serve(unit.group):
+                    worker.retire()
+                    return
             del waiting[index]
-            worker.put(unit)
-            return
+            if unit.is_wanted:
+                worker.put(unit)
+                return
         worker.idle_since = time.monotonic()
         self.idle.append(worker)
 

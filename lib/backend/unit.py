@@ -41,25 +41,13 @@ class Unit:
     failed          an ErrorResponse was part of its answer
     """
 
-    __slots__ = (
-        "answered",
-        "cut",
-        "data",
-        "failed",
-        "frontend",
-        "group",
-        "kind",
-        "names",
-        "open",
-        "parse_unnamed",
-        "queued_at",
-        "script",
-        "swallow",
-        "verdict",
-        "wants_unnamed",
-        "withdrawn",
-        "worker",
-    )
+    # Defaults of the class, not assignments: a unit is made for every statement, and few of these are ever set.
+    names = open = withdrawn = answered = failed = wants_unnamed = False
+    parse_unnamed: bytes | None = None
+    script: Script | None = None
+    worker: Worker | None = None
+    swallow = cut = 0
+    queued_at = 0.0
 
     def __init__(self, frontend: Frontend, data: bytes, kind: bytes, verdict: Verdict) -> None:
         self.frontend = frontend
@@ -67,18 +55,6 @@ class Unit:
         self.data = data
         self.kind = kind
         self.verdict = verdict
-        self.names = False
-        self.parse_unnamed: bytes | None = None
-        self.wants_unnamed = False
-        self.script: Script | None = None
-        self.open = False
-        self.swallow = 0
-        self.answered = False
-        self.failed = False
-        self.cut = 0
-        self.withdrawn = False
-        self.queued_at = 0.0
-        self.worker: Worker | None = None
 
     def __repr__(self) -> str:
         flags = "".join(f" {name}" for name in ("open", "answered", "failed") if getattr(self, name))
@@ -88,6 +64,11 @@ class Unit:
     def is_wanted(self) -> bool:
         """Whether somebody is still there for the answer."""
         return not (self.withdrawn or self.frontend.is_gone)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether its answer is looked at message by message."""
+        return self.script is not None or self.swallow > 0
 
     @property
     def may_rerun(self) -> bool:

@@ -22,6 +22,7 @@ import gevent
 from lib.backend import dialogue, tuning
 from lib.backend.unit import Exchange, Unit, Visit
 from lib.errors import ProtocolViolation
+from lib.route.verdict import Kind
 from lib.wire import messages
 from lib.wire.framing import (
     COPY_IN,
@@ -31,7 +32,6 @@ from lib.wire.framing import (
     NOTIFICATION,
     PARAMETER,
     PARSED,
-    READY,
     READY_TAG,
     header,
     missing,
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 MAX_HELD_BYTES = 65_536  # a message longer than this is passed on in parts, and cannot be taken back
 MAX_DISCARDED_BYTES = 1_000_000  # what is read for a frontend that is gone, before its backend is given up instead
 _CANCEL_TIMEOUT_S = 10.0
+_ACTED_ON = ERROR | PARAMETER | NOTIFICATION | COPY_IN  # what in an answer is looked at before it is passed on
 
 
 class State(Enum):
@@ -225,7 +226,7 @@ class Worker:
         while position < stop:
             end, last, seen = scan(data, position, stop)
             unit = self.in_flight[0] if self.in_flight else None
-            if unit is None or unit.__class__ is not Unit or unit.script is not None or seen & ~READY:
+            if seen & _ACTED_ON or unit is None or unit.__class__ is not Unit or unit.is_followed:
                 self._walk(unit, data, begin, position, end)
             elif end > begin:
                 self._pass_on(unit, data if begin == 0 and end == stop else data[begin:end])
@@ -294,10 +295,11 @@ class Worker:
         return True
 
     def _error(self, unit: Unit | Exchange | None, raw: bytes) -> bool:
-        fields = messages.error_fields(raw)
-        if unit is None or messages.severity(fields) in ("FATAL", "PANIC"):
+        if messages.severity(messages.error_fields(raw)) in ("FATAL", "PANIC"):
             self._goodbye = raw  # the end of the stream follows, and says what it means for whom
             return False
+        if unit is None:
+            raise ProtocolViolation("an ErrorResponse that nobody asked for")
         if isinstance(unit, Exchange):
             unit.error = unit.error or raw
             return False
@@ -305,11 +307,13 @@ class Worker:
         return True
 
     def _pass_on(self, unit: Unit | Exchange | None, data: bytes) -> None:
-        frontend = unit.frontend if isinstance(unit, Unit) else self.holder
-        if frontend is None:
-            return
         if isinstance(unit, Unit):
             unit.answered = True
+            frontend: Frontend | None = unit.frontend
+        else:
+            frontend = self.holder
+        if frontend is None:
+            return
         stream = frontend.stream
         stream.write(data)
         if stream.is_closed:
@@ -333,16 +337,9 @@ class Worker:
             return  # a Query inside an unsynced unit: its ReadyForQuery is not the last
         self.in_flight.popleft()
         self.processed += 1
-        self._discarded = 0
         frontend, verdict = unit.frontend, unit.verdict
-        self.unclean = self.unclean or verdict.clean or bool(verdict.resets)
-        self.ddl = self.ddl or verdict.ddl
-        if verdict.holds or unit.names:
-            self.session = self.unclean = True
-            self.spoilt = self.spoilt or (verdict.holds and b"." in unit.data)
-        if self.ddl and status == b"I":
-            self.ddl = False
-            self.roster.catalog_changed()
+        if verdict.clean or verdict.kind > Kind.WRITE or unit.names or self.ddl:
+            self._note_marks(unit, status)
         self.state = State.HELD
         frontend.worker = self if status != b"I" or self.session else None
         if unit.cut:
@@ -354,9 +351,22 @@ class Worker:
             self.reclaim(status)
         frontend.unit_done(unit, status)
 
+    def _note_marks(self, unit: Unit, status: bytes) -> None:
+        # What the unit may have left behind on the backend, for when it is given back.
+        verdict = unit.verdict
+        self.unclean = self.unclean or verdict.clean or bool(verdict.resets)
+        self.ddl = self.ddl or verdict.ddl
+        if verdict.holds or unit.names:
+            self.session = self.unclean = True
+            self.spoilt = self.spoilt or (verdict.holds and b"." in unit.data)
+        if self.ddl and status == b"I":
+            self.ddl = False
+            self.roster.catalog_changed()
+
     def reclaim(self, status: bytes = b"I") -> None:
         """Nobody has the worker any more and nothing is in flight: make it fit for the next, or close it."""
         self.holder = None
+        self._discarded = 0
         if self.state is State.CLOSED:
             return
         if self.retiring or self.spoilt:

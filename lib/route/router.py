@@ -42,6 +42,9 @@ class Router:
 
     def verdict(self, text: bytes) -> Verdict:
         """Say what `text` (as in Query or Parse, without the trailing NUL) is and leaves behind."""
+        known = self._memo.get(text)  # what has no literals is its own shape
+        if known is not None:
+            return known
         key = shape(text)
         known = self._memo.get(key)
         if known is not None:

@@ -29,6 +29,7 @@ INTERESTING[ord("1")] = INTERESTING[ord("3")] = PARSED
 
 READY_TAG = ord("Z")
 _COPY_DATA = ord("d")
+_DATA_ROW = ord("D")
 
 # What PostgreSQL's SocketBackend() lets a frontend send, and how long each may be (PQ_SMALL_MESSAGE_LIMIT and
 # PQ_LARGE_MESSAGE_LIMIT of pqcomm.h; the length counts itself).
@@ -52,26 +53,24 @@ def scan(buffer: bytes, start: int, stop: int) -> tuple[int, int, int]:
     raises   ProtocolViolation (08P01) when a length word is below 4
     source   protocol-overview.html#PROTOCOL-MESSAGE-CONCEPTS
     """
-    interesting = INTERESTING
+    interesting, unpack = INTERESTING, header  # local names: a large result spends its time in this loop
     last_header = stop - 5
     last = seen = 0
     while start <= last_header:
-        tag, length = header(buffer, start)
+        tag, length = unpack(buffer, start)
+        if length < 4:
+            raise ProtocolViolation("invalid message length from the server")
         end = start + length + 1
         if end > stop:
             break
-        if length < 4:
-            raise ProtocolViolation("invalid message length from the server")
         start, last = end, tag
+        if tag == _DATA_ROW:
+            continue
         bit = interesting[tag]
         if bit:
             seen |= bit
             if bit == READY:
                 break
-    else:
-        return start, last, seen
-    if start <= last_header and length < 4:
-        raise ProtocolViolation("invalid message length from the server")
     return start, last, seen
 
 
