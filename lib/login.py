@@ -84,8 +84,15 @@ class _ServerAsksOtherwise(Exception):
     """The server's first message is not what its rule promised; the frontend has not seen it."""
 
 
-class _FrontendGone(Exception):
-    """The frontend, not the server, closed its connection while a worker was being started."""
+class _FrontendFailed(Exception):
+    """While a worker was being started the frontend, not the server, hung up, was late, or spoke nonsense.
+
+    Not a PoolError, and no EOFError: whoever starts the worker must not hold it against the server.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
 
 
 def admit(
@@ -238,8 +245,8 @@ class _Login:
         admission = Admission(self.user, self.database, rule.method, access)
         try:
             worker = start_worker(self._relaying(relay))
-        except _FrontendGone:
-            raise EOFError from None
+        except _FrontendFailed as failed:
+            raise failed.error from None
         except _ServerAsksOtherwise:
             log.warning("the server did not ask user %r by %s, as its pg_hba.conf says", self.user, rule.method)
             self.directory.expire()
@@ -287,10 +294,10 @@ class _Login:
                 return None
             try:
                 reply = self.read()
-            except EOFError:
-                raise _FrontendGone from None
-            if reply[:1] != b"p":
-                raise ProtocolViolation(f"expected password response, got message type {reply[0]}")
+                if reply[:1] != b"p":
+                    raise ProtocolViolation(f"expected password response, got message type {reply[0]}")
+            except (EOFError, PoolError) as error:
+                raise _FrontendFailed(error) from None
             relay.from_frontend(reply)
             return reply
 

@@ -16,7 +16,7 @@ import pytest
 from lib.auth import scram
 from lib.auth.access import Counts
 from lib.auth.hba import Peer
-from lib.errors import LoginTimeout, ServerUnreachable
+from lib.errors import LoginTimeout, PoolError, ServerUnreachable
 from tests.cluster.auth_roles import ADMIN, ASKED, ROLES, create_roles, hba_lines
 from tests.cluster.minipool import MiniPool, in_thread
 from tests.servers import Server
@@ -294,6 +294,42 @@ def test_a_frontend_that_says_nothing_is_told_when_its_time_is_over(own_server):
 
         assert b"canceling authentication due to timeout" in in_thread(wait)
         assert isinstance(pool.errors[0], LoginTimeout)
+
+
+@pytest.mark.parametrize("answer", ["hangs up", "says nothing", "speaks nonsense"])
+def test_what_a_frontend_does_wrong_while_the_server_asks_it_is_not_held_against_the_server(own_server, answer):
+    """Who starts the worker counts PoolErrors, and a broken connection, as failures of the server."""
+    seen: list[Exception] = []
+    with MiniPool(own_server, ADMIN, wants_worker=True, auth_timeout_s=0.5) as pool:
+        start_worker = pool.start_worker
+
+        def watched(request: Any, relaying: Any) -> str:
+            try:
+                return start_worker(request, relaying)
+            except Exception as error:
+                seen.append(error)
+                raise
+
+        pool.start_worker = watched
+
+        def misbehave():
+            packet = b"user\0a_scram\0database\0postgres\0\0"
+            with socket.create_connection(("127.0.0.1", pool.port)) as sock:
+                sock.sendall((len(packet) + 8).to_bytes(4, "big") + (3 << 16).to_bytes(4, "big") + packet)
+                said = sock.recv(1000)
+                if answer == "speaks nonsense":
+                    sock.sendall(b"Q\0\0\0\5\0")
+                while answer != "hangs up" and (part := sock.recv(1000)):
+                    said += part
+            return said
+
+        said = in_thread(misbehave)
+        with gevent.Timeout(5):
+            while not seen:
+                gevent.sleep(0.01)
+        expected = {"hangs up": b"SCRAM", "says nothing": b"due to timeout", "speaks nonsense": b"got message type 81"}
+        assert expected[answer] in said
+    assert len(seen) == 1 and not isinstance(seen[0], (PoolError, EOFError))
 
 
 # --- the server is down, frozen, full -------------------------------------------------------------------------------
