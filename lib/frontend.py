@@ -167,6 +167,8 @@ class Frontend:
                     break
                 if len(self.pending) > MAX_PENDING:
                     self._wait_until(lambda: len(self.pending) < MAX_PENDING // 2)
+                if self.stream.pending > self.settings.client_buffer:
+                    self.stream.wait_drained(self.settings.client_buffer // 2)
         except ProtocolViolation as error:
             self.end(error)
         finally:
@@ -393,6 +395,7 @@ class Frontend:
     def _lost_in_flight(self, worker: Worker, unit: Unit, goodbye: dict[str, str], said: str | None) -> None:
         in_transaction = self.status != b"I"
         if not in_transaction and (unit.may_rerun or goodbye.get("C") in _IDLE_ONLY):
+            unit.reruns += 1
             worker.roster.requeue(unit)
             return
         if in_transaction and not unit.verdict.transaction:
@@ -425,6 +428,9 @@ class Frontend:
         self.open = unit
         self._submit(unit)
         self._wait_until(lambda: unit.worker is not None or self.open is not unit)
+        if self.open is not unit and not self._discarding:
+            # It was answered before anything of it was sent, and its message must not be taken for another unit.
+            self._left, self._forwarding = _message_size(data, position), False
 
     def _verdict_ahead(self, data: bytes, position: int) -> Verdict:
         # Of what is not all there only the server is known; of messages that are, all that route can say.
