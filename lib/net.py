@@ -198,17 +198,20 @@ class Stream:
             self._write_watcher.stop()
             self._writing = False
         if self._drained is not None and self.pending <= self._low_water:
-            self._drained.set()
+            self._let_go()
 
     def wait_drained(self, low_water: int = 0) -> None:
-        """Park until no more than `low_water` bytes are pending, or the stream is closed. One waiter at a time."""
-        if self.pending <= low_water or self.is_closed:
-            return
-        self._drained, self._low_water = Event(), low_water
-        try:
+        """Park until no more than `low_water` bytes are pending, or the stream is closed."""
+        while self.pending > low_water and not self.is_closed:
+            if self._drained is None:
+                self._drained, self._low_water = Event(), low_water
+            self._low_water = max(self._low_water, low_water)
             self._drained.wait()
-        finally:
-            self._drained = None
+
+    def _let_go(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained.set()
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
@@ -234,8 +237,7 @@ class Stream:
             self._write_watcher.stop()
             self._write_watcher.close()
         self.sock.close()
-        if self._drained is not None:
-            self._drained.set()
+        self._let_go()
         owner, self._owner = self._owner, None
         if owner is not None and owner is not getcurrent():
             get_hub().loop.run_callback(owner.switch)

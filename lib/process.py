@@ -32,6 +32,7 @@ log = logging.getLogger("pgstmtpool")
 _SWEEP_S = 0.25  # how often limits are kept while nothing waits
 _CROWDED_SWEEP_S = 0.01  # and while something does
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_DEFAULTS_SQL = "select setdatabase, setrole, setconfig::text from pg_catalog.pg_db_role_setting order by 1, 2"
 _LAST_WORDS_S = 0.5  # for cancel requests and goodbyes when time is up
 
 
@@ -48,6 +49,7 @@ class Process:
         )
         self.arrivals = Arrivals(settings, self.cluster, self.directory, self.secrets)
         self._fingerprints: dict[str, str] = {}
+        self._defaults: list[tuple] | None = None
         self._stop = Event()
 
     def _answer_for(self, login: Login) -> dialogue.Answer:
@@ -111,12 +113,14 @@ class Process:
                 crowded.clear()
 
     def _census(self) -> None:
-        """A changed or dropped role loses its workers, and what the pool knew to log in with."""
+        """A changed or dropped role loses its workers, and what the pool knew to log in with; and all workers are
+        replaced when the defaults have changed that they were given at login."""
         while True:
             gevent.sleep(self.settings.hba_interval)
             users = {login.user for pool in self.cluster.pools for login in pool.rosters}
             try:
                 found = self.directory.fingerprints(users)
+                defaults = self.admin.query(self.cluster.primary.address, None, _DEFAULTS_SQL)
             except PoolError as error:
                 log.debug("roles could not be looked at: %s", error)
                 continue
@@ -124,8 +128,12 @@ class Process:
                 if user in users and found.get(user) != was:
                     log.info("a role was changed or dropped: its workers are retired")
                     self.secrets.forget(user)
-                    self.cluster.retire_logins(user)
+                    self.cluster.retire_workers(user)
             self._fingerprints = found
+            if self._defaults is not None and defaults != self._defaults:
+                log.info("ALTER ROLE or ALTER DATABASE has changed settings: all workers are replaced")
+                self.cluster.retire_workers()
+            self._defaults = defaults
 
     def _look_for_ddl(self) -> None:
         while True:

@@ -209,11 +209,11 @@ class Cluster:
             except PoolError:
                 return
 
-    def retire_logins(self, user: str) -> None:
-        """The role was changed or dropped: what its workers once logged in with may not let them in any more."""
+    def retire_workers(self, user: str | None = None) -> None:
+        """What workers of `user` (None: of everybody) were given when they logged in does not hold any more."""
         for pool in self.pools:
             for login, roster in pool.rosters.items():
-                if login.user == user:
+                if user in (None, login.user):
                     roster.retire_all()
 
     def busy_workers(self) -> list[Worker]:
@@ -253,7 +253,8 @@ class _DatabaseCatalog:
             while self._again or version != self._version:
                 self._again = False
                 started = time.monotonic()
-                catalog = Catalog.from_rows(self._query(SCAN_SQL))
+                # In a thread: a large schema takes a while to think about, and the loop must go on.
+                catalog = gevent.get_hub().threadpool.apply(Catalog.from_rows, (self._query(SCAN_SQL),))
                 if not self._again:
                     self.router.catalog = catalog
                     log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)

@@ -61,6 +61,8 @@ class Pool:
         """A worker could not be started. Only silence counts against the server; an ErrorResponse is a sign of life."""
         if error.sqlstate not in ("08006", "57P03"):
             log.warning("no worker on %s: %s", self.describe(), error)
+            self.failures = 0
+            self.is_down = False
             return
         self.failures += 1
         if self.failures == 1:

@@ -38,6 +38,7 @@ class Unit:
     worker          the one that has taken it: its bytes may have reached the backend
     withdrawn       answered by the pool before a worker had it
     answered        something of its answer was passed on
+    reruns          how often it was sent again because its backend had died
     failed          an ErrorResponse was part of its answer
     """
 
@@ -46,7 +47,7 @@ class Unit:
     parse_unnamed: bytes | None = None
     script: Script | None = None
     worker: Worker | None = None
-    swallow = cut = 0
+    swallow = cut = reruns = 0
     queued_at = 0.0
 
     def __init__(self, frontend: Frontend, data: bytes, kind: bytes, verdict: Verdict) -> None:
@@ -73,7 +74,8 @@ class Unit:
     @property
     def may_rerun(self) -> bool:
         """Whether running it twice cannot be told from running it once (design: at most once, and honest)."""
-        return self.verdict.kind is Kind.SHAREABLE and not self.answered and self.script is None
+        harmless = self.verdict.kind is Kind.SHAREABLE and not self.answered and self.script is None
+        return harmless and not self.reruns  # what has taken a backend with it once may do so again
 
     def prepared(self, worker: Worker) -> bytes:
         """The bytes for `worker`: with the frontend's own unnamed statement in front where the worker has another's."""

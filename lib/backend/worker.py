@@ -275,6 +275,8 @@ class Worker:
             name, value = messages.read_parameter_status(raw)
             self.parameters[name] = value
             self.parameters_changed = True
+            if unit is None and self.holder is None:
+                self.roster.group_seen(self)  # a server reload: the whole group is told
         elif kind == NOTIFICATION:
             # Whoever listened here before is gone, and what was meant for them is nobody's.
             return self.session or (isinstance(unit, Unit) and unit.verdict.holds)
