@@ -20,14 +20,15 @@ KEYWORDS = frozenset(
     b"""
     all analyse analyze and any array as asymmetric between bit by case cast char character coalesce collation
     columns conflict constant copy cube current_time current_timestamp cursor dec decimal distinct else elseif elsif
-    escape except exists exit explain extract filter first float for from greatest group grouping having if ilike in
-    insert intersect interval into is join json_array json_arrayagg json_exists json_object json_objectagg json_query
-    json_scalar json_serialize json_table json_value lateral least like limit localtime localtimestamp materialized
-    merge_action national nchar next not nullif numeric offset on only operator or ordinality over overlaps overlay
-    partition passing path perform position precision query raise repeatable return returning rollup row rows second
-    select set sets similar some substring symmetric table then time timestamp to treat trim union unique using
-    values varchar variadic varying verbose when where while window with within xmlattributes xmlconcat xmlelement
-    xmlexists xmlforest xmlnamespaces xmlparse xmlpi xmlroot xmlserialize xmltable zone
+    escape except exists exit explain extract filter first float for force_not_null force_null force_quote from
+    greatest group grouping having if ilike in insert intersect interval into is join json_array json_arrayagg
+    json_exists json_object json_objectagg json_query json_scalar json_serialize json_table json_value lateral least
+    like limit localtime localtimestamp materialized merge_action national nchar next not nullif numeric offset on
+    only operator or ordinality over overlaps overlay partition passing path perform position precision query raise
+    repeatable return returning rollup row rows second select set sets similar some substring symmetric table then
+    time timestamp to treat trim union unique using values varchar variadic varying verbose when where while window
+    with within xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlnamespaces xmlparse xmlpi xmlroot
+    xmlserialize xmltable zone
     """.split()
 )
 _PASS = HARMLESS | KEYWORDS

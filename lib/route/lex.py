@@ -37,7 +37,7 @@ _TOKEN = re.compile(
       ( [eE]'(?: [^'\\]++ | \\. | '' )*+' )                                      # 1  E''
     | ( [uU]&["'] )                                                              # 2  U&"" and U&''
     | ( [A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+ )                             # 3  identifier or keyword
-    | ( [(),;.\[\]] )                                                            # 4  what stands for itself
+    | ( [(),;\[\]] | \.(?![0-9]) )                                              # 4  what stands for itself
     | ( '[^'\\]*+(?:''[^'\\]*+)*+' )                                             # 5  '' without a backslash
     | ( "(?: [^"]++ | "" )++" )                                                  # 6  ""
     | ( (?: [0-9]++ (?: \.[0-9]*+ )? | \.[0-9]++ ) (?: [eE][-+]?[0-9]++ )? )     # 7  number

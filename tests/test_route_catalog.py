@@ -1,0 +1,244 @@
+"""The rows of a scan are judged together: what is suspect is found through everything that leads to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib.route import Catalog
+from lib.route.body import Does, read_body
+from lib.route.harmless import EFFECT, HARMLESS
+
+
+def function(oid, name, body="select 1", language="sql", extension="", volatility="v", refs=""):
+    return ("function", oid, name, f"{language}/{volatility}/{extension}", refs, body)
+
+
+def relation(oid, name, kind="r "):
+    return ("relation", oid, name, kind, None, None)
+
+
+def runs(oid, refs, when="write"):
+    return ("runs", oid, None, when, refs, None)
+
+
+def uses(oid, refs, when="read"):
+    return ("uses", oid, None, when, refs, None)
+
+
+SETTER = function(1, "setter", "select set_config('a', 'b', false)")
+
+
+@pytest.mark.parametrize(
+    ("body", "does"),
+    [
+        ("begin return a + b; end", Does.READ),
+        ("declare x numeric(10, 2); r record; begin select sum(a) into x from t; return x; end", Does.READ),
+        ("begin if (tg_op = 'DELETE') then return old; end if; raise notice 'set %', new.set; end", Does.READ),
+        ("begin for i in 1..10 loop perform lower('x'); end loop; return query (select 1); end", Does.READ),
+        ("begin return json_build_object('execute', 1); end", Does.READ),
+        ("begin insert into t (a, b) values (1, 2) on conflict (a) do update set b = 1; end", Does.WRITE),
+        ("begin update only t as x set a = 1 where b = 2; end", Does.WRITE),
+        ("begin delete from t; end", Does.WRITE),
+        ("begin perform nextval('s'); end", Does.WRITE),
+        ("begin perform pg_notify('a', 'b'); end", Does.WRITE),
+        ("begin perform 1 from t for update; end", Does.WRITE),
+        ("begin perform 1 from t for no key update; end", Does.WRITE),
+        ("begin set local a = 1; end", Does.WRITE),
+        ("begin perform set_config('a', 'b', true); end", Does.WRITE),
+        ("begin perform set_config('a', 'b', false); end", Does.SET),
+        ("begin x := (select 'a'.set_config); end", Does.SET),
+        ("begin set a = 1; end", Does.SET),
+        ("begin for r in select 1 from t for update loop set a = 1; end loop; end", Does.SET | Does.WRITE),
+        ("begin reset all; end", Does.SET),
+        ("begin listen a; end", Does.SET),
+        ("begin perform pg_advisory_lock(1); end", Does.SET),
+        ("begin update pg_settings set setting = 'a'; end", Does.SET | Does.WRITE),
+        ("begin create temp table x as select 1; end", Does.SET),
+        ("begin create table x (a int); end", Does.ANYTHING),
+        ("begin execute 'set a = 1'; end", Does.ANYTHING),
+        ("begin return query execute x; end", Does.ANYTHING),
+        ("begin do 'x'; end", Does.ANYTHING),
+        ("begin call p(); end", Does.ANYTHING),
+        ("begin perform query_to_xml('x', true, true, ''); end", Does.ANYTHING),
+        ("begin perform * from pg_temp.x; end", Does.ANYTHING),
+        ('begin perform u&"set\\005fconfig"(1); end', Does.ANYTHING),
+        ("begin '", Does.ANYTHING),
+    ],
+)  # fmt: skip
+def test_body_is_judged_by_its_words_and_built_in_calls(body, does):
+    assert read_body("plpgsql", body).does == does
+
+
+def test_body_in_another_language_may_do_anything():
+    assert read_body("plperl", "return 1").does == Does.ANYTHING
+    assert read_body("plpython3u", "return 1").does == Does.ANYTHING
+
+
+def test_select_into_makes_a_table_in_sql_only():
+    assert read_body("sql", "select 1 into t").does == Does.ANYTHING
+    assert read_body("plpgsql", "begin select 1 into t; end").does == Does.READ
+
+
+def test_body_hands_back_what_it_calls_and_mentions():
+    body = read_body("sql", "select f(a), b.g, upper(c) from t where x @#@ y")
+    assert body.calls == {b"f"}
+    assert {b"f", b"g", b"t"} <= body.names
+    assert body.operators == {b"@#@"}
+
+
+def test_harmless_functions_are_known_by_name_and_writers_among_them():
+    catalog = Catalog.from_rows(
+        [function(1, "add"), function(2, "log", "insert into l values (1)"), function(3, "both", "select log(), add()")]
+    )
+    assert catalog.harmless == {b"add", b"log", b"both"}
+    assert catalog.writers == {b"log", b"both"}
+    assert not catalog.suspects
+
+
+def test_function_is_suspect_through_what_it_calls_in_whatever_order():
+    rows = [
+        function(3, "third", "select second()"),
+        function(2, "second", "select first() from t"),
+        function(1, "first", "select set_config('a', 'b', false)"),
+        function(4, "attribute", "select t.first from t"),
+        function(5, "tree", "", refs="lower,2"),
+        function(6, "missing", "select gone()"),
+    ]
+    catalog = Catalog.from_rows(rows)
+    assert catalog.functions == {b"first", b"second", b"third", b"attribute", b"tree", b"missing"}
+    assert catalog.holders == {b"first", b"second", b"third", b"attribute", b"tree"}
+    assert catalog.definers == {b"missing"}
+    assert not catalog.harmless
+
+
+def test_overloads_of_a_name_are_judged_together():
+    catalog = Catalog.from_rows([function(1, "f"), function(2, "f", "set a = 1"), function(3, "lower", "set a = 1")])
+    assert catalog.functions == {b"f", b"lower"}
+    assert not catalog.harmless
+
+
+def test_functions_in_c_are_suspect_unless_their_extension_is_known_or_they_are_immutable():
+    catalog = Catalog.from_rows(
+        [
+            function(1, "digest", "x", "c", "pgcrypto"),
+            function(2, "set_limit", "x", "c", "pg_trgm"),
+            function(3, "unknown_c", "x", "c", "", "s"),
+            function(4, "pure_c", "x", "c", "strange", "i"),
+            function(5, "alias", "set_config", "internal"),
+            function(6, "total", "aggregate_dummy", "internal", refs="int4pl"),
+            function(7, "bad_total", "aggregate_dummy", "internal", refs="3"),
+        ]
+    )
+    assert catalog.harmless == {b"digest", b"pure_c", b"total"}
+    assert catalog.functions == {b"set_limit", b"unknown_c", b"alias", b"bad_total"}
+
+
+def test_relation_is_suspect_through_what_it_runs():
+    rows = [SETTER, *(relation(oid, f"t{oid}") for oid in range(10, 15)), runs(10, "1"), runs(11, "set_config")]
+    catalog = Catalog.from_rows([*rows, runs(12, "lower,nextval"), runs(13, "query_to_xml"), runs(14, "99")])
+    assert catalog.relations == {b"t10", b"t11", b"t13", b"t14"}
+    assert catalog.holders >= {b"t10", b"t11"}
+    assert catalog.definers == {b"t13", b"t14"}
+
+
+def test_relation_is_suspect_through_what_it_uses():
+    rows = [SETTER, *(relation(oid, f"t{oid}") for oid in range(10, 16)), runs(10, "1")]
+    catalog = Catalog.from_rows(
+        [*rows, uses(12, "11"), uses(11, "10"), uses(13, "10", "write"), uses(14, "pg_settings")]
+    )
+    assert catalog.relations == {b"t10", b"t11", b"t12", b"t13", b"t14"}
+
+
+def test_function_is_suspect_through_a_relation_and_relation_through_that_function():
+    rows = [SETTER, relation(10, "trapped"), runs(10, "1"), function(2, "f", "insert into trapped values (1)")]
+    catalog = Catalog.from_rows([*rows, relation(11, "v"), runs(11, "2", "read")])
+    assert catalog.functions == {b"setter", b"f"}
+    assert catalog.relations == {b"trapped", b"v"}
+
+
+def test_trigger_function_is_judged_but_is_no_name_in_a_text():
+    rows = [("trigger", 1, "audit", "plpgsql/v/", None, "begin set a = 1; end"), relation(10, "t"), runs(10, "1")]
+    catalog = Catalog.from_rows(rows)
+    assert catalog.relations == {b"t"}
+    assert not catalog.functions
+    assert not catalog.harmless
+
+
+def test_view_that_draws_from_a_sequence_is_a_writer_and_a_table_with_a_serial_is_not():
+    rows = [relation(10, "v", "v "), runs(10, "nextval", "read"), relation(11, "t"), runs(11, "nextval")]
+    assert Catalog.from_rows(rows).writers == {b"v"}
+
+
+def test_foreign_tables_wait_and_are_suspect_when_their_wrapper_is_not_known():
+    rows = [relation(10, "a", "f postgres_fdw_handler"), relation(11, "b", "f other_handler"), relation(12, "v", "v ")]
+    catalog = Catalog.from_rows([*rows, uses(12, "10")])
+    assert catalog.writers == {b"a", b"v"}
+    assert catalog.relations == {b"b"}
+
+
+def test_operators_with_suspect_functions_are_known_by_their_sign():
+    rows = [SETTER, ("operator", 5, "@#@", None, "1", None), ("operator", 6, "@@@", None, "lower", None)]
+    catalog = Catalog.from_rows([*rows, function(2, "f", "select a @#@ b"), function(3, "g", "select a @@@ b")])
+    assert catalog.operators == {b"@#@"}
+    assert catalog.functions == {b"setter", b"f"}
+    assert not catalog.suspect_all
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("hidden", 5, "has a cast", None, "1", None),
+        ("hidden", 5, "has a domain check", None, "lower,set_config", None),
+        ("operator", 5, "=", None, "1", None),
+        ("operator", 5, "~~", None, "1", None),
+    ],
+)
+def test_what_no_text_shows_makes_every_text_suspect(row):
+    catalog = Catalog.from_rows([SETTER, row])
+    assert catalog.suspect_all
+    assert catalog.suspect_reason.startswith("runs in a database that has a")
+    assert repr(catalog).startswith("<Catalog all suspect: it runs in a database that has a")
+
+
+def test_what_no_text_shows_is_nothing_when_it_is_harmless():
+    rows = [function(1, "f"), ("hidden", 5, "has a cast", None, "1", None), ("operator", 5, "=", None, "1", None)]
+    assert not Catalog.from_rows(rows).suspect_all
+
+
+def test_login_trigger_is_told():
+    assert Catalog.from_rows([("login", 5, "t", None, None, None)]).login_triggers
+    assert not Catalog.from_rows([]).login_triggers
+
+
+def test_catalogs_of_the_same_rows_are_equal():
+    rows = [SETTER, relation(10, "t"), runs(10, "1")]
+    assert Catalog.from_rows(rows) == Catalog.from_rows(reversed(rows))
+    assert repr(Catalog.from_rows(rows)) == "<Catalog 1 functions, 1 relations, 0 operators suspect>"
+
+
+def test_no_built_in_function_is_harmless_and_has_an_effect():
+    assert not HARMLESS & EFFECT.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    b"""
+    set_config setseed currval lastval nextval setval pg_sleep pg_notify ts_stat ts_rewrite query_to_xml cursor_to_xml
+    table_to_xml schema_to_xml database_to_xml pg_advisory_lock pg_advisory_xact_lock lo_import lo_export lo_open
+    pg_read_file pg_ls_dir pg_reload_conf pg_terminate_backend pg_backup_start pg_export_snapshot txid_current
+    pg_replication_origin_session_setup pg_create_logical_replication_slot binary_upgrade_set_next_pg_type_oid
+    """.split(),
+)
+def test_built_in_functions_that_do_more_than_read_are_not_harmless(name):
+    assert name not in HARMLESS
+    assert name in EFFECT
+
+
+def test_common_built_in_functions_are_harmless():
+    names = b"""
+    abs count sum min max avg lower upper length now current_setting coalesce_not string_agg array_agg json_agg
+    jsonb_agg jsonb_build_object to_char to_timestamp date_trunc generate_series unnest row_number rank lag lead random
+    gen_random_uuid md5 format concat pg_backend_pid version pg_get_viewdef format_type pg_table_is_visible
+    obj_description has_table_privilege pg_relation_size to_tsquery similarity_not regexp_replace
+    """.split()
+    assert {name for name in names if name not in HARMLESS} == {b"coalesce_not", b"similarity_not"}

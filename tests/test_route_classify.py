@@ -1,0 +1,397 @@
+"""Every text gets the class and the flags of design section 5."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib.route import Catalog, Kind
+from lib.route.classify import classify
+
+EMPTY = Catalog()
+SCANNED = Catalog(
+    functions=frozenset({b"set_tenant", b"run_any", b"lower", b"Mixed"}),
+    relations=frozenset({b"trapped", b"audited"}),
+    operators=frozenset({b"@#@"}),
+    harmless=frozenset({b"add", b"enqueue"}),
+    holders=frozenset({b"set_tenant", b"trapped"}),
+    definers=frozenset({b"run_any"}),
+    writers=frozenset({b"enqueue", b"remote"}),
+)
+
+
+def brief(text: str | bytes, catalog: Catalog = EMPTY) -> str:
+    """The class and the flags of a text in one line: 'SETTING clean holds'."""
+    verdict = classify(text.encode() if isinstance(text, str) else text, catalog)
+    flags = [name for name in ("clean", "holds", "ddl", "transaction", "ends", "currval") if getattr(verdict, name)]
+    return " ".join([verdict.kind.name, *flags])
+
+
+READS = [
+    "select 1",
+    "",
+    " ; -- nothing",
+    "values (1), (2)",
+    "table t",
+    "(select 1) union all (select 2)",
+    "show all",
+    "SHOW TRANSACTION ISOLATION LEVEL",
+    "select * from t where a in (1, 2) and exists (select 1 from u) or b between (1) and (2)",
+    "select count(*) filter (where a > 1) over (partition by b order by c), lower(d), pg_catalog.upper(e) from t",
+    "select a::numeric(10, 2), b::public.geometry(point, 4326), cast(c as varchar(10)), extract(year from d) from t",
+    "select coalesce(a, nullif(b, 1), greatest(c, d)), array(select 1), row(1, 2), (t).x from t",
+    "select case when (a) then (b) else (c) end from t where not (a) and (b) is distinct from (c)",
+    "with recursive x(n) as (select 1 union select n + 1 from x), y(m) as not materialized (select 1) table y",
+    "select * from generate_series(1, 3) g(x), unnest($1::int[]) as u(y), (values (1)) v(a), lateral (select 1) l(z)",
+    "select a from t group by grouping sets ((a), (b)), rollup (a), cube (b) having (a > 1) limit (1) offset (2)",
+    "select * from json_to_recordset('[]') as x(a int, b text) join t using (a)",
+    "select percentile_cont(0.5) within group (order by a) from t tablesample system (10) repeatable (1)",
+    "select substring(a from 2 for 3), overlay(b placing 'x' from 1), trim(both ' ' from c), position('a' in d) from t",
+    "select c.oid from pg_catalog.pg_class c where c.relname operator(pg_catalog.~) '^(t)$' collate pg_catalog.default",
+    "select current_setting('a.b', true), current_user, now(), random(), gen_random_uuid(), version()",
+    "select \"T\".\"id\" from \"T\" where \"T\".\"id\" = 42",
+    "explain select 1",
+    "explain (analyze, buffers, format json) select 1",
+    "explain analyze verbose select 1",
+    "explain (select 1)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", READS)
+def test_plain_reads_are_shareable(text):
+    assert brief(text) == "SHAREABLE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "insert into t values (1)",
+        "insert into public.t as q (a, b) values (1, lower('x')) on conflict (a) do update set b = 2",
+        "insert into t (a, b) select a, b from u",
+        "update t set (a, b) = (1, 2) where c in (3)",
+        "delete from only t using u where t.a = u.a",
+        "merge into t using u on (t.a = u.a) when not matched then insert (a) values (1)",
+        "with x as (insert into t values (1) returning *) select * from x",
+        "with x as (delete from t returning *) insert into u select * from x",
+        "select * from t for update",
+        "select * from t for no key update of t skip locked",
+        "select * from t for share",
+        "copy t (a, b) from stdin with (format csv, force_quote (a))",
+        "copy (select * from t) to stdout",
+        "notify a, 'b'",
+        "select nextval('s')",
+        "select setval('s', 1)",
+        "select pg_sleep(1)",
+        "select pg_notify('a', 'b')",
+        "select pg_advisory_xact_lock(1)",
+        "select lo_get(1)",
+        "select txid_current()",
+        "select set_config('a.b', 'c', true)",
+        "explain analyze insert into t values (1)",
+        "commit prepared 'x'",
+        "insert into report select * from pg_stat_activity",
+        "insert into t values (1) returning currval('t_id_seq')",
+        "insert into t values (1); insert into t values (2)",
+        "select 1; select 2",
+        "insert into t (a) values (1); select lastval()",
+        "select nextval('s'); select currval('s')",
+    ],
+)
+def test_writes_and_waits_leave_nothing_but_take_no_riders(text):
+    assert brief(text) == "WRITE"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("begin", "TRANSACTION transaction"),
+        ("/*s*/BEGIN", "TRANSACTION transaction"),
+        ("begin isolation level serializable read only", "TRANSACTION transaction"),
+        ("start transaction", "TRANSACTION transaction"),
+        ("begin; insert into t values (1); commit", "TRANSACTION transaction"),
+        ("savepoint \"a\"", "TRANSACTION transaction"),
+        ("release a", "TRANSACTION transaction"),
+        ("rollback to savepoint a", "TRANSACTION transaction"),
+        ("rollback transaction to a", "TRANSACTION transaction"),
+        ("prepare transaction 'x'", "TRANSACTION transaction"),
+        ("lock table t", "TRANSACTION transaction"),
+        ("declare c cursor for select 1", "TRANSACTION transaction"),
+        ("declare c cursor without hold for select 1", "TRANSACTION transaction"),
+        ("commit and chain", "TRANSACTION transaction"),
+        ("commit", "TRANSACTION ends"),
+        ("END;", "TRANSACTION ends"),
+        ("rollback work", "TRANSACTION ends"),
+        ("abort transaction and no chain", "TRANSACTION ends"),
+        ("commit; commit", "TRANSACTION"),
+        ("fetch 5 from c", "TRANSACTION"),
+        ("close c", "TRANSACTION"),
+        ("set local a = 1", "TRANSACTION"),
+        ("set transaction read only", "TRANSACTION"),
+        ("set session transaction read only", "TRANSACTION"),
+        ("set constraints all deferred", "TRANSACTION"),
+    ],
+)  # fmt: skip
+def test_transaction_commands_hold_no_longer_than_their_transaction(text, expected):
+    assert brief(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "resets"),
+    [
+        ("set a = 1", set()),
+        ("set session a to 'b', 'c'", set()),
+        ("set local.a = 1", set()),
+        ("set session.a = 1", set()),
+        ("set time zone 'UTC'", set()),
+        ("set role x", set()),
+        ("set session authorization x", set()),
+        ("set session characteristics as transaction read only", set()),
+        ("set search_path to \"default\"", set()),
+        ("set a to default", {"a"}),
+        ("set session A.B = default", {"a.b"}),
+        ("set time zone local", {"timezone"}),
+        ("set role none", {"role"}),
+        ("set session authorization default", {"session_authorization"}),
+        ("reset search_path", {"search_path"}),
+        ("RESET \"DateStyle\"", {"datestyle"}),
+        ("reset a.b", {"a.b"}),
+        ("reset time zone", {"timezone"}),
+        ("reset session authorization", {"session_authorization"}),
+        ("reset transaction isolation level", {"transaction_isolation"}),
+        ("reset all", {"*"}),
+        ("discard all", {"*"}),
+        ("select set_config('a', 'b', false)", set()),
+        ("select set_config('a', 'b', $1)", set()),
+        ("select set_config('a', 'b', not true)", set()),
+        ("select set_config('a', 'b', true), set_config('a', 'b', false)", set()),
+        ("select set_config(is_local => false, new_value => 'b', setting_name => true)", set()),
+        ("select pg_catalog . set_config ('a', 'b', false)", set()),
+        ("select \"set_config\"('a', 'b', false)", set()),
+        ("select SET_CONFIG/**/('a', 'b', false)", set()),
+        ("select distinct on (a) set_config('a', 'b', false) from t", set()),
+        ("select 1 where set_config('a', 'b', false) > ''", set()),
+        ("select ('x').set_config", set()),
+        ("explain analyze select set_config('a', 'b', false)", set()),
+    ],
+)  # fmt: skip
+def test_settings_hold_the_worker_and_say_what_they_reset(text, resets):
+    verdict = classify(text.encode(), EMPTY)
+    assert brief(text) == "SETTING clean holds"
+    assert not verdict.session
+    assert verdict.resets == resets
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "listen a",
+        "unlisten *",
+        "prepare p as select 1",
+        "deallocate all",
+        "load 'x'",
+        "declare c cursor with hold for select 1",
+        "declare c scroll cursor with hold for select set_config('a', 'b', true)",
+        "create temp table t (a int)",
+        "create local temporary table t as select 1",
+        "create or replace temp view v as select 1",
+        "create temp recursive view v (n) as values (1)",
+        "create temporary sequence s",
+        "create table pg_temp.t (a int)",
+        "select * from pg_temp_3.t",
+        "select * into temp t from u",
+        "select * into temporary table t from u",
+        "explain analyze create temp table t as select 1",
+        "select pg_advisory_lock(1)",
+        "select (5).pg_advisory_lock",
+        "select pg_try_advisory_lock_shared(1, 2)",
+        "select pg_advisory_unlock_all()",
+        "select setseed(0.5)",
+        "select pg_create_physical_replication_slot('a', true, true)",
+    ],
+)
+def test_session_features_hold_the_worker(text):
+    verdict = classify(text.encode(), EMPTY)
+    assert (verdict.kind, verdict.clean, verdict.holds, verdict.session) == (Kind.SESSION, True, True, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "do $$ begin perform set_config('a', 'b', false); end $$",
+        "call p(1)",
+        "execute p(1)",
+        "select f(1)",
+        "select public.f(1)",
+        'select "f"(1)',
+        "select * from f(1) g(a)",
+        "select 1 operator(pg_catalog.+) f(2)",
+        "select distinct on (a) f(b) from t",
+        "insert into t values (f(1))",
+        "update t set a = f(1)",
+        "with x as (select 1), y as (select f(1)) select * from y",
+        "select query_to_xml('select set_config(''a'', ''b'', false)', true, true, '')",
+        "select * from ts_stat('select to_tsvector(set_config(''a'', ''b'', false))')",
+        "select ('select 1').ts_stat",
+        "select cursor_to_xml('c', 1, true, true, '')",
+        "select ts_rewrite('a'::tsquery, 'select 1')",
+        "copy t from program 'x'",
+        "copy t to '/x'",
+        "delete from pg_catalog.pg_proc",
+        "frobnicate 1",
+        "select '",
+        "discard temp",
+    ],
+)
+def test_what_the_text_does_not_show_is_opaque_and_cleaned_after(text):
+    verdict = classify(text.encode(), EMPTY)
+    assert (verdict.kind, verdict.clean, verdict.holds) == (Kind.OPAQUE, True, False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "set a = 1; select 1",
+        "select 1; set a = 1",
+        "begin; create temp table t (a int); commit",
+        "begin; listen a; commit",
+        "select 1; select pg_advisory_lock(1)",
+        "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;",
+    ],
+)
+def test_session_state_anywhere_in_a_text_of_several_statements_holds_the_worker(text):
+    verdict = classify(text.encode(), EMPTY)
+    assert (verdict.kind, verdict.clean, verdict.holds) == (Kind.OPAQUE, True, True)
+
+
+def test_several_statements_are_opaque_when_one_needs_cleaning():
+    assert brief("select 1; create table t (a int)") == "OPAQUE clean ddl"
+    assert brief("create function f() returns int begin atomic; select 1; end; select 1") == "OPAQUE clean ddl"
+    assert brief("create rule r as on insert to t do also (delete from u; delete from v)") == "WRITE clean ddl"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("create table t (a int default f(1) check (f(2) > 0))", "WRITE clean ddl"),
+        ("create table temperature (temp int)", "WRITE clean ddl"),
+        ("create table t as select 1", "WRITE clean ddl"),
+        ("create table t as select set_config('a', 'b', false)", "SETTING clean holds ddl"),
+        ("select * into t from u", "WRITE clean ddl"),
+        ("alter table t add b int", "WRITE clean ddl"),
+        ("drop function f(int)", "WRITE clean ddl"),
+        ("grant all on t to u", "WRITE clean ddl"),
+        ("truncate t cascade", "WRITE clean"),
+        ("vacuum (analyze) t", "WRITE clean"),
+        ("refresh materialized view v", "WRITE clean"),
+        ("create function f() returns int language sql as 'select 1'", "WRITE clean ddl"),
+    ],
+)
+def test_ddl_and_maintenance_are_cleaned_after(text, expected):
+    assert brief(text) == expected
+
+
+def test_update_of_pg_settings_holds_what_it_sets():
+    assert brief("update pg_settings set setting = 'x' where name = 'search_path'") == "OPAQUE clean holds"
+    assert brief("with x as (select 1) update pg_catalog.pg_settings set setting = 'x'") == "OPAQUE clean holds"
+    assert brief("select * from pg_settings") == "SHAREABLE"
+
+
+def test_temporary_function_is_opaque_and_holds():
+    assert brief("select pg_temp.f(1)") == "OPAQUE clean holds ddl"
+
+
+def test_currval_is_refused_where_it_would_answer_for_another():
+    for text in ("select currval('s')", "select lastval()", "insert into t select currval('s')", "select 's'.currval"):
+        verdict = classify(text.encode(), EMPTY)
+        assert verdict.kind == Kind.REFUSED
+        assert verdict.currval
+        assert verdict.refusal is not None
+        assert verdict.refusal.sqlstate == "55000"
+        assert "RETURNING" in verdict.refusal.hint
+    assert brief("select nextval('s'), currval('s')") == "WRITE"
+    assert brief("select set_config('a', currval('s')::text, false)") == "REFUSED clean holds currval"
+
+
+def test_standby_is_asked_for_by_exactly_the_first_five_bytes():
+    assert classify(b"/*s*/select 1", EMPTY).standby
+    assert classify(b"/*s*/ insert into t values (1)", EMPTY).standby
+    assert classify(b"/*s*/'", EMPTY).standby
+    for text in (b" /*s*/select 1", b"/* s */select 1", b"/*S*/select 1", b"select /*s*/ 1"):
+        assert not classify(text, EMPTY).standby
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("select set_tenant(5)", "OPAQUE clean holds"),
+        ("select t.set_tenant from t", "OPAQUE clean holds"),
+        ("select SET_TENANT(5)", "OPAQUE clean holds"),
+        ("select run_any('x')", "OPAQUE clean ddl"),
+        ("select lower('x')", "OPAQUE clean"),
+        ("insert into trapped values (1)", "OPAQUE clean holds"),
+        ('insert into s."trapped" values (1)', "OPAQUE clean holds"),
+        ("delete from audited", "OPAQUE clean"),
+        ("copy audited from stdin", "OPAQUE clean"),
+        ("begin; delete from audited; commit", "OPAQUE clean transaction"),
+        ("declare c cursor for select * from audited", "OPAQUE clean transaction"),
+        ("select a @#@ b from t", "OPAQUE clean ddl"),
+        ("select a operator(public.@#@) b from t", "OPAQUE clean ddl"),
+        ('select "Mixed"(1)', "OPAQUE clean"),
+        ("select Mixed from t", "SHAREABLE"),
+        ("select add(1, 2)", "SHAREABLE"),
+        ("select enqueue(1)", "WRITE"),
+        ("select * from remote", "WRITE"),
+        ("select 'trapped' from t", "SHAREABLE"),
+        ("select new_one(1)", "OPAQUE clean ddl"),
+        ("listen audited", "SESSION clean holds"),
+    ],
+)
+def test_names_that_the_scan_found_suspect_are_opaque_wherever_they_stand(text, expected):
+    assert brief(text, SCANNED) == expected
+
+
+def test_name_that_postgresql_cuts_is_opaque():
+    assert brief("select " + "a" * 63) == "SHAREABLE"
+    assert brief("select " + "a" * 64) == "OPAQUE clean ddl"
+    assert brief("select " + "a" * 60 + "é") == "OPAQUE clean ddl"
+
+
+def test_names_beyond_ascii_are_opaque_while_a_suspect_name_is_beyond_ascii():
+    """The client's encoding is not known, so the bytes of two names cannot be compared."""
+    assert brief("select 1 from 表 where café = 1", SCANNED) == "SHAREABLE"
+    wide = Catalog(relations=frozenset({"表".encode()}))
+    assert brief("select 1 from 表", wide).startswith("OPAQUE clean")
+    assert brief("select 1 from 表".encode("shift_jis"), wide).startswith("OPAQUE clean")
+    assert brief("select 1 from t", wide) == "SHAREABLE"
+
+
+def test_everything_but_transaction_commands_is_opaque_in_a_database_that_was_not_scanned():
+    unknown = Catalog.unknown()
+    for text in ("select 1", "insert into t values (1)", "select f(1)", "explain select 1"):
+        assert brief(text, unknown) == "OPAQUE clean"
+    assert brief("begin", unknown) == "TRANSACTION transaction"
+    assert brief("commit", unknown) == "TRANSACTION ends"
+    assert brief("rollback to a", unknown) == "TRANSACTION transaction"
+    assert brief("set local a = 1", unknown) == "TRANSACTION"
+    assert brief("set a = 1", unknown) == "SETTING clean holds"
+    assert brief("show all", unknown) == "SHAREABLE"
+    assert brief("", unknown) == "SHAREABLE"
+
+
+def test_escaped_name_cannot_hide_a_function():
+    """Seen leaking: U&"set\\005fconfig" is set_config."""
+    verdict = classify(rb"""select U&"set\005fconfig"('a', 'b', false)""", EMPTY)
+    assert (verdict.kind, verdict.clean, verdict.holds) == (Kind.OPAQUE, True, True)
+
+
+def test_long_script_with_settings_holds_the_worker_though_it_is_not_read():
+    rows = b"insert into t values " + b", ".join([b"(1, 'set')"] * 10000)
+    assert brief(rows) == "OPAQUE clean ddl"
+    assert brief(b"set search_path = a; " + rows) == "OPAQUE clean holds ddl"
+    assert brief(rows + b";\n-- then\nBEGIN; create temp table x (a int)") == "OPAQUE clean holds ddl transaction"
+
+
+def test_reason_is_a_clause_for_explain_route():
+    assert classify(b"select 1", EMPTY).reason == "only reads"
+    assert classify(b"select my_func(1)", EMPTY).reason == "calls my_func(), which is not known to be harmless"
+    assert classify(b"insert into trapped values (1)", SCANNED).reason == "uses trapped, which may change the session"
+    assert classify(b"select 1", Catalog.unknown()).reason == "runs in a database that has not been scanned"
