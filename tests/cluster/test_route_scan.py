@@ -151,7 +151,7 @@ HIDDEN = [
 ]
 
 
-@pytest.fixture(scope="module", params=[15, 16, 18])
+@pytest.fixture(scope="module", params=[16, 18])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with Server(version=request.param) as server:
         yield server
