@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from gevent.event import Event
@@ -22,7 +20,6 @@ from lib.backend.unit import CALL, EXTENDED, SIMPLE, Unit
 from lib.errors import (
     BackendLost,
     FeatureRefused,
-    InFailedTransaction,
     OutcomeUnknown,
     PoolError,
     ProtocolViolation,
@@ -31,12 +28,12 @@ from lib.errors import (
     StatementRefused,
     TransactionLost,
 )
-from lib.route.combine import OPAQUE, STANDBY_HINT, combine
+from lib.route.combine import OPAQUE, combine
 from lib.route.verdict import Kind, Verdict
+from lib.streaming import Streaming
+from lib.virtual import Virtual, refusal, rolled_back
 from lib.wire import messages
-from lib.wire.framing import MAX_UNIT_BYTES, copy_data_run, frontend_header
-from lib.wire.session import Script
-from lib.wire.units import Extended, Found, gather
+from lib.wire.units import Extended, Found, gather, text_of
 
 if TYPE_CHECKING:
     from lib import net
@@ -45,19 +42,8 @@ if TYPE_CHECKING:
     from lib.config import Settings
 
 MAX_PENDING = 200  # units that a frontend may pipeline before it is read on
-_HIGH_WATER, _LOW_WATER = 262_144, 65_536  # bytes on the way to a backend that does not read
 _IDLE_ONLY = ("57P05",)  # idle_session_timeout: the server says it only while it is idle, so nothing of ours has run
 _QUERY = ord("Q")
-_SYNC = ord("S")
-_COPY_MESSAGES = frozenset(b"dcf")
-
-
-class Virtual(Enum):
-    """A transaction whose backend is gone."""
-
-    NONE = 0
-    LOST = 1  # the frontend does not know yet
-    FAILED = 2  # it was told, and has to end it
 
 
 class Frontend:
@@ -68,18 +54,15 @@ class Frontend:
     unit        the one that is on its way, or None
     pending     units behind it
     unnamed     the Parse of its unnamed statement, wherever that was prepared last
-    open        the unit that it is streaming to
+    streaming   the unit that it streams message by message, if any
     is_gone     it has disconnected, or was told to
     """
 
     __slots__ = (
         "__weakref__",
         "_changed_parameters",
-        "_discarding",
-        "_forwarding",
-        "_left",
+        "_parsed",
         "_pumping",
-        "_reader",
         "_rest",
         "_stopping",
         "_virtual",
@@ -89,13 +72,13 @@ class Frontend:
         "is_gone",
         "key",
         "may_use_standbys",
-        "open",
         "peer",
         "pending",
         "router",
         "settings",
         "status",
         "stream",
+        "streaming",
         "unit",
         "unnamed",
         "worker",
@@ -123,13 +106,10 @@ class Frontend:
         self.unit: Unit | None = None
         self.pending: deque[Unit] = deque()
         self.unnamed: bytes | None = None
-        self.open: Unit | None = None
+        self.streaming = Streaming(self)
         self.is_gone = False
         self._rest = b""  # a unit that is cut
-        self._left = 0  # bytes of a message that passes in parts, still to come
-        self._forwarding = False  # they go to the worker; otherwise they are dropped
-        self._discarding = False  # the unit has failed: drop all up to its Sync
-        self._reader = Extended()  # of the unit that is open
+        self._parsed: bytes | None = None  # what `unnamed` will be when all that is pending was answered
         self._virtual = Virtual.NONE
         self._wake: Event | None = None
         self._pumping = False
@@ -147,26 +127,21 @@ class Frontend:
 
     def serve(self) -> None:
         """Read until the frontend is gone; leave nothing of it behind."""
-        recv = self.stream.recv
-        between = True  # nothing of a unit or a message is left over
+        recv, streaming = self.stream.recv, self.streaming
         try:
             while data := recv():
                 size = len(data)
                 if (
-                    between
-                    and data[0] == _QUERY
-                    and size > 5
-                    and int.from_bytes(data[1:5], "big") + 1 == size
-                    and self.open is None
-                    and not self._discarding
+                    data[0] == _QUERY
+                    and int.from_bytes(data[1:5], "big") + 1 == size > 5
+                    and not self._rest
+                    and not streaming.is_active
                 ):
-                    self._submit(Unit(self, data, SIMPLE, self.router.verdict(data[5:-1])))
-                elif self._take(self._rest + data if self._rest else data):
-                    between = not self._rest and not self._left
-                else:
+                    self._query(data)
+                elif not self._take(self._rest + data if self._rest else data):
                     break
                 if len(self.pending) > MAX_PENDING:
-                    self._wait_until(lambda: len(self.pending) < MAX_PENDING // 2)
+                    self.wait_until(lambda: len(self.pending) < MAX_PENDING // 2)
                 if self.stream.pending > self.settings.client_buffer:
                     self.stream.wait_drained(self.settings.client_buffer // 2)
         except ProtocolViolation as error:
@@ -176,10 +151,11 @@ class Frontend:
 
     def _take(self, data: bytes) -> bool:
         """Take in what has arrived; False when the frontend says goodbye."""
+        streaming = self.streaming
         position = 0
         while position < len(data):
-            if self._left or self._discarding or self.open is not None:
-                end = self._stream(data, position)
+            if streaming.is_active:
+                end = streaming.take(data, position)
                 if end < 0:
                     return False
                 if end == position:
@@ -188,19 +164,18 @@ class Frontend:
                 continue
             what, end, read = gather(data, position)
             if read is not None:
-                self._submit(self._extended(data[position:end], read))
+                self._extended(data[position:end], read)
             elif what is Found.QUERY:
-                raw = data[position:end]
-                self._submit(Unit(self, raw, SIMPLE, self.router.verdict(raw[5:-1])))
+                self._query(data[position:end])
             elif what is Found.CALL:
-                self._submit(Unit(self, data[position:end], CALL, OPAQUE))
+                self.submit(Unit(self, data[position:end], CALL, OPAQUE))
             elif what is Found.STREAM:
-                self._open(data, position)
+                streaming.begin(data, position)
             elif what is Found.COPY:
                 # It belongs to a COPY that has not answered yet, or to none, and is then ignored as the server does.
-                self._wait_until(lambda: self.unit is None or self.open is not None)
-                if self.open is None:
-                    self._left, self._forwarding = _message_size(data, position), False
+                self.wait_until(lambda: self.unit is None or streaming.unit is not None)
+                if streaming.unit is None:
+                    streaming.drop(data, position)
             elif what is Found.TERMINATE:
                 return False
             elif what is Found.NOTHING:
@@ -209,10 +184,14 @@ class Frontend:
         self._rest = data[position:]
         return True
 
-    def _extended(self, data: bytes, read: Extended) -> Unit:
+    def _query(self, data: bytes) -> None:
+        self._parsed = None  # a simple query destroys the unnamed statement
+        self.submit(Unit(self, data, SIMPLE, self.router.verdict(data[5:-1])))
+
+    def _extended(self, data: bytes, read: Extended) -> None:
         texts = read.texts
-        if read.wants_unnamed and self.unnamed is not None:
-            texts = [_text(self.unnamed), *texts]
+        if read.wants_unnamed and self._parsed is not None:
+            texts = [text_of(self._parsed), *texts]
         verdict = self.router.verdict(texts[0] if texts else b"")
         for text in texts[1:]:
             verdict = combine(verdict, self.router.verdict(text))
@@ -220,11 +199,13 @@ class Frontend:
         unit.names = read.names
         unit.parse_unnamed = read.parse_unnamed
         unit.wants_unnamed = read.wants_unnamed
-        return unit
+        if read.parse_unnamed is not None:
+            self._parsed = read.parse_unnamed
+        self.submit(unit)
 
     # --- one unit after the other ------------------------------------------------------------------------------------
 
-    def _submit(self, unit: Unit) -> None:
+    def submit(self, unit: Unit) -> None:
         if self.unit is None and not self.pending:
             self._start(unit)
         else:
@@ -281,8 +262,9 @@ class Frontend:
             self.unnamed = unit.parse_unnamed
         elif unit.kind == SIMPLE:
             self.unnamed = None
-        if self.open is unit:
-            self.open, self._forwarding = None, False
+        if self.streaming.unit is unit:
+            self.streaming.end(unit)
+            self._parsed = self.unnamed
         if unit.verdict.resets and self.worker is not None and status != b"E" and not self.is_gone:
             sql = self.group.restore(unit.verdict.resets)
             if sql:
@@ -311,12 +293,10 @@ class Frontend:
         """An ErrorResponse, then ReadyForQuery: at once, or when the Sync of an open unit has come."""
         self.status = status
         self.stream.write(raw)
-        if unit.open and unit.kind == EXTENDED:
-            self._discarding = True
-        else:
+        waits_for_sync = unit.open and unit.kind == EXTENDED
+        if not waits_for_sync:
             self.stream.write(messages.READY[status])
-        if self.open is unit:
-            self.open, self._forwarding = None, False
+        self.streaming.end(unit, to_sync=waits_for_sync)
         self._finish()
 
     def refused(self, unit: Unit, raw: bytes) -> None:
@@ -339,28 +319,17 @@ class Frontend:
         if self._virtual is Virtual.FAILED and ends and not unit.open:
             self._virtual = Virtual.NONE
             self.status = b"I"
-            self.stream.write(_rolled_back(unit))
+            self.stream.write(rolled_back(unit.data))
             self._finish()
             return
-        error: PoolError
-        if self._virtual is Virtual.LOST:
-            self._virtual = Virtual.FAILED
-            error = TransactionLost(
-                "the server connection of this transaction was lost",
-                detail="The transaction was rolled back.",
-                hint="Roll back and repeat the transaction.",
-            )
-        else:
-            error = InFailedTransaction(
-                "current transaction is aborted, commands ignored until end of transaction block",
-                detail="The server connection of this transaction was lost.",
-            )
+        error = messages.error_response(refusal(self._virtual))
+        self._virtual = Virtual.FAILED
         if ends and unit.open:
             # Streamed with Flush: answered with the error, but ended all the same.
             self._virtual = Virtual.NONE
-            self.fail(unit, messages.error_response(error), b"I")
+            self.fail(unit, error, b"I")
         else:
-            self.fail(unit, messages.error_response(error), b"E")
+            self.fail(unit, error, b"E")
 
     # --- a backend that is gone --------------------------------------------------------------------------------------
 
@@ -414,128 +383,18 @@ class Frontend:
         self._virtual = Virtual.FAILED if failed else Virtual.NONE
         self.fail(unit, messages.error_response(error), b"E" if failed else b"I")
 
-    # --- streaming ---------------------------------------------------------------------------------------------------
-
-    def _open(self, data: bytes, position: int) -> None:
-        """Begin a unit that cannot be gathered: wait for a worker of its own, then pass message by message."""
-        self._wait_until(lambda: self.unit is None)
-        kind = {_QUERY: SIMPLE, ord("F"): CALL}.get(data[position], EXTENDED)
-        unit = Unit(self, b"", kind, self._verdict_ahead(data, position))
-        unit.script = Script()
-        unit.open = True
-        unit.wants_unnamed = kind == EXTENDED
-        self._reader = Extended()
-        self.open = unit
-        self._submit(unit)
-        self._wait_until(lambda: unit.worker is not None or self.open is not unit)
-        if self.open is not unit and not self._discarding:
-            # It was answered before anything of it was sent, and its message must not be taken for another unit.
-            self._left, self._forwarding = _message_size(data, position), False
-
-    def _verdict_ahead(self, data: bytes, position: int) -> Verdict:
-        # Of what is not all there only the server is known; of messages that are, all that route can say.
-        if data[position] != ord("P"):
-            return replace(OPAQUE, standby=data.startswith(STANDBY_HINT, position + 5))
-        verdict = None
-        while len(data) - position >= 5:
-            tag, end = frontend_header(data, position)
-            if end > len(data) or tag not in b"PBDEC":
-                break
-            if tag == ord("P"):
-                found = self.router.verdict(_text(data[position:end]))
-                verdict = found if verdict is None else combine(verdict, found)
-            position = end
-        if verdict is None:
-            return replace(OPAQUE, standby=data.startswith(STANDBY_HINT, data.find(b"\0", position + 5) + 1))
-        return verdict
-
-    def copy_begins(self, unit: Unit) -> None:
-        """The backend waits for CopyData from us."""
-        self.open = unit
-        self.notify()
-
-    def _stream(self, data: bytes, position: int) -> int:
-        """Pass on one message, or a part of one, of a unit that is streamed.
-
-        returns  the position behind it; `position` itself when more bytes are needed; -1 for Terminate
-        """
-        if not self._left:
-            unit = self.open
-            if unit is not None and unit.script is not None and unit.script.copying:
-                end = copy_data_run(data, position)
-                if end > position:
-                    self._left, self._forwarding = end - position, True
-            if not self._left and not self._begin_message(data, position):
-                return position
-            if self._left < 0:
-                return -1
-        part = data[position : position + self._left]
-        self._left -= len(part)
-        self._push(part)
-        return position + len(part)
-
-    def _begin_message(self, data: bytes, position: int) -> bool:
-        """Look at the message that begins at `position`: `_left` is its size and `_forwarding` what happens to it.
-
-        returns  False when more bytes are needed to tell
-        """
-        if len(data) - position < 5:
-            return False
-        tag, end = frontend_header(data, position)
-        if end - position <= MAX_UNIT_BYTES and end > len(data):
-            return False
-        self._left, self._forwarding = end - position, False
-        if tag == ord("X"):
-            self._left = -1
-        elif self._discarding:
-            if tag == _SYNC:
-                self._discarding = False
-                self.stream.write(messages.READY[self.status])
-        elif self.open is not None:
-            self._forwarding = self._note(self.open, tag, data[position:end], end - position)
-        return True
-
-    def _note(self, unit: Unit, tag: int, whole: bytes, size: int) -> bool:
-        """Take one message of an open unit into account; whether it goes to the worker."""
-        script = unit.script
-        assert script is not None
-        if script.copying:
-            if tag in b"SH":
-                return False  # the backend would eat them
-            if tag not in _COPY_MESSAGES:
-                raise ProtocolViolation(f"unexpected message type 0x{tag:02X} during COPY from stdin")
-        elif unit.kind == EXTENDED and len(whole) == size and tag in b"PBD":
-            self._reader.read(whole, 0, size)
-            if tag == ord("P"):
-                unit.verdict = combine(unit.verdict, self.router.verdict(_text(whole)))
-            unit.names, unit.parse_unnamed = self._reader.names, self._reader.parse_unnamed
-        elif tag == ord("P"):
-            unit.verdict = combine(unit.verdict, OPAQUE)
-            unit.names = True  # too long to be kept for another worker: the frontend keeps this one
-        script.sent(tag)
-        if tag == _SYNC or (unit.kind != EXTENDED and tag not in b"d"):
-            unit.open = False
-        return True
-
-    def _push(self, part: bytes) -> None:
-        unit = self.open
-        if not self._forwarding or unit is None or unit.worker is None:
-            return
-        stream = unit.worker.stream
-        unit.cut = self._left
-        stream.write(part)
-        if not self._left and not unit.open:
-            self.open = None
-        if stream.pending > _HIGH_WATER:
-            stream.wait_drained(_LOW_WATER)
-
     # --- waiting and being told --------------------------------------------------------------------------------------
 
-    def _wait_until(self, condition: Callable[[], bool]) -> None:
+    def wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition() and not self.is_gone:
             self._wake = Event()
             self._wake.wait()
         self._wake = None
+
+    def copy_begins(self, unit: Unit) -> None:
+        """The backend waits for CopyData."""
+        self.streaming.resume(unit)
+        self.notify()
 
     def notify(self) -> None:
         if self._wake is not None:
@@ -573,44 +432,9 @@ class Frontend:
         self.pending.clear()
         unit, worker = self.unit, self.worker
         if unit is not None and unit.worker is not None:
-            if self.open is unit or unit.cut:
+            if self.streaming.unit is unit or unit.cut:
                 unit.worker.close("its frontend vanished in the middle of a COPY or of a long message")
             # Otherwise the statement runs on, as it would without a pool, and the worker drains its answer.
         elif unit is None and worker is not None:
             self.worker = None
             worker.reclaim(self.status)
-
-
-def _text(parse: bytes) -> bytes:
-    """The statement of a Parse message."""
-    name_end = parse.find(b"\0", 5)
-    return parse[name_end + 1 : parse.find(b"\0", name_end + 1)]
-
-
-def _message_size(data: bytes, position: int) -> int:
-    return frontend_header(data, position)[1] - position
-
-
-def _rolled_back(unit: Unit) -> bytes:
-    """What a server answers to the end of a failed transaction, message by message for the extended protocol."""
-    done = messages.command_complete(b"ROLLBACK")
-    if unit.kind == SIMPLE:
-        return done + messages.READY[b"I"]
-    answers = {
-        ord("P"): messages.PARSE_COMPLETE,
-        ord("B"): messages.BIND_COMPLETE,
-        ord("C"): messages.CLOSE_COMPLETE,
-        ord("E"): done,
-        ord("S"): messages.READY[b"I"],
-    }
-    parts = []
-    position, data = 0, unit.data
-    while position < len(data):
-        tag, end = frontend_header(data, position)
-        if tag == ord("D"):
-            is_statement = data[position + 5] == ord("S")
-            parts.append((messages.PARAMETER_DESCRIPTION_NONE if is_statement else b"") + messages.NO_DATA)
-        else:
-            parts.append(answers[tag])
-        position = end
-    return b"".join(parts)

@@ -22,14 +22,14 @@ LAYERS = {
     "pure": """
         lib errors checks conffile config metrics
         route route.* wire wire.* auth auth.*
-        backend backend.dispatch backend.tuning
+        backend backend.dispatch backend.tuning virtual
         ha ha.machine console console.commands
     """,
     "net": "net",
     "backend": """
         admin directory backend.unit backend.dialogue backend.worker backend.roster backend.pool backend.cluster
     """,
-    "frontend": "login arrival frontend ha.executor console.pseudodb",
+    "frontend": "login streaming frontend arrival ha.executor console.pseudodb",
     "process": "process",
     "supervisor": "supervisor",
     "main": "pgstmtpool",

@@ -43,31 +43,23 @@ def open_backend(address: net.Address, startup: dict[str, str], answer: Answer, 
 
     startup    parameters of the startup packet, user and database among them
     answer     gets each Authentication message, whole; returns what to send, or None
-    timeout_s  for connecting, and again for all that the server does without `answer` taking part
+    timeout_s  for connecting, and again for each message of the server; what `answer` takes is not counted
     raises     ServerUnreachable, ServerRefused, and whatever `answer` raises
     """
     stream = net.connect(address, timeout_s)
     try:
-        with gevent.Timeout(timeout_s or None, False):
-            return _log_in(stream, startup, answer)
-    except EOFError:
-        stream.close()
-        raise ServerUnreachable(
-            f"server {net.show_address(address)} closed the connection unexpectedly while a worker logged in"
-        ) from None
+        return _log_in(stream, startup, answer, timeout_s)
     except BaseException:
         stream.close()
         raise
-    stream.close()
-    raise ServerUnreachable(f"server {net.show_address(address)} did not answer within {timeout_s:g} s")
 
 
-def _log_in(stream: net.Stream, startup: dict[str, str], answer: Answer) -> Backend:
+def _log_in(stream: net.Stream, startup: dict[str, str], answer: Answer, timeout_s: float) -> Backend:
     stream.write(messages.startup_packet(startup))
     parameters: dict[str, str] = {}
     key = (0, b"")
     while True:
-        raw = stream.recv_message()
+        raw = _read(stream, timeout_s)
         tag = raw[:1]
         if tag == b"R":
             reply = answer(raw)
@@ -84,6 +76,15 @@ def _log_in(stream: net.Stream, startup: dict[str, str], answer: Answer) -> Back
             raise ServerRefused(messages.error_fields(raw), raw)
         elif tag not in (b"N", b"v"):
             raise ProtocolViolation(f"unexpected message type {tag!r} from the server while a worker logged in")
+
+
+def _read(stream: net.Stream, timeout_s: float) -> bytes:
+    late = ServerUnreachable(f"the server did not go on with a login within {timeout_s:g} s")
+    try:
+        with gevent.Timeout(timeout_s or None, late):
+            return stream.recv_message()
+    except EOFError:
+        raise ServerUnreachable("the server closed the connection unexpectedly while a worker logged in") from None
 
 
 def cancel(address: net.Address, key: tuple[int, bytes], timeout_s: float, still_wanted: Callable[[], bool]) -> bool:

@@ -76,6 +76,12 @@ class Extended:
                 self.wants_unnamed = True
 
 
+def text_of(parse: bytes) -> bytes:
+    """The statement of a whole Parse message."""
+    name_end = parse.find(b"\0", 5)
+    return parse[name_end + 1 : parse.find(b"\0", name_end + 1)]
+
+
 def gather(buffer: bytes, start: int) -> tuple[Found, int, Extended | None]:
     """Find the next unit in buffer[start:].
 
