@@ -84,6 +84,8 @@ class Script:
             while owed and owed[0] not in _COPY_ENDS:
                 owed.popleft()
             self.copying = not owed
+            if owed:
+                owed.popleft()
             if head is not None:
                 owed.appendleft(head)
         elif owed and owed[0] in _ENDS.get(tag, b""):

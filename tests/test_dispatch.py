@@ -1,0 +1,133 @@
+"""How many workers, which worker, which unit next: decisions about plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.backend import dispatch
+
+
+@dataclass
+class IdleWorker:
+    group: str
+    custom: bool = False  # knows a custom setting that only its own group sets
+
+    def may_serve(self, group: str) -> bool:
+        return not self.custom or group == self.group
+
+
+@dataclass
+class WaitingUnit:
+    group: str
+    queued_at: float = 0.0
+
+
+# --- how many --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frontends", "workers"),
+    [(0, 0), (1, 2), (2, 3), (3, 5), (4, 1), (10, 1), (11, 2), (20, 2), (21, 3), (1000, 100)],
+)
+def test_the_specification_says_how_many_workers_so_many_frontends_have(frontends, workers):
+    assert dispatch.needed_workers(frontends, (2, 3, 5), 10) == workers
+
+
+def test_without_a_list_it_is_one_worker_for_each_so_many_frontends():
+    assert [dispatch.needed_workers(count, (), 10) for count in (0, 1, 10, 11)] == [0, 1, 1, 2]
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 100), max_size=5), st.integers(1, 100))
+def test_whoever_is_there_has_a_worker(frontends, worker_min_cnt, worker_per_fe_cnt):
+    assert (dispatch.needed_workers(frontends, worker_min_cnt, worker_per_fe_cnt) > 0) == (frontends > 0)
+
+
+@pytest.mark.parametrize(
+    ("workers", "needed", "max_workers", "crowded_for_s", "may"),
+    [
+        (0, 1, 20, 0.0, True),  # what the formula says is never a question of waiting
+        (1, 1, 20, 0.019, False),
+        (1, 1, 20, 0.02, True),
+        (20, 1, 20, 9.0, False),
+        (25, 30, 20, 0.0, True),  # max_workers limits only what goes beyond the formula
+        (1, 1, 0, 9.0, False),  # the formula alone
+    ],
+)
+def test_a_worker_more_is_started_when_the_formula_asks_for_it_or_units_have_waited(
+    workers, needed, max_workers, crowded_for_s, may
+):
+    assert dispatch.may_grow(workers, needed, max_workers, crowded_for_s, 0.02) is may
+
+
+@pytest.mark.parametrize(
+    ("workers", "needed", "idle_for_s", "idle_timeout_s", "may"),
+    [
+        (2, 1, 600.0, 600.0, True),
+        (2, 1, 599.0, 600.0, False),
+        (1, 1, 9999.0, 600.0, False),  # the formula cannot spare it
+        (2, 1, 9999.0, 0.0, False),  # 0 is never
+    ],
+)
+def test_a_worker_goes_when_it_was_idle_for_long_and_the_formula_can_spare_it(
+    workers, needed, idle_for_s, idle_timeout_s, may
+):
+    assert dispatch.may_shrink(workers, needed, idle_for_s, idle_timeout_s) is may
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.floats(0, 1000), st.floats(0, 1000))
+def test_growing_and_shrinking_never_take_turns(workers, needed, max_workers, crowded_for_s, idle_timeout_s):
+    grown = dispatch.may_grow(workers, needed, max_workers, crowded_for_s, 0.02) and workers + 1 <= needed
+    assert not (grown and dispatch.may_shrink(workers + 1, needed, idle_timeout_s, idle_timeout_s))
+
+
+# --- which worker ----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_tuned_to_the_group_is_preferred():
+    assert dispatch.pick_worker([IdleWorker("a"), IdleWorker("b"), IdleWorker("c")], "a") == 0
+
+
+def test_of_several_the_one_used_last_is_taken():
+    assert dispatch.pick_worker([IdleWorker("a"), IdleWorker("a"), IdleWorker("b")], "a") == 1
+    assert dispatch.pick_worker([IdleWorker("a"), IdleWorker("b")], "c") == 1
+
+
+def test_a_worker_that_would_show_what_another_group_had_is_not_taken():
+    assert dispatch.pick_worker([IdleWorker("a"), IdleWorker("b", custom=True)], "c") == 0
+    assert dispatch.pick_worker([IdleWorker("b", custom=True)], "c") == -1
+    assert dispatch.pick_worker([IdleWorker("b", custom=True)], "b") == 0
+
+
+def test_where_nobody_is_idle_there_is_none():
+    assert dispatch.pick_worker([], "a") == -1
+
+
+# --- which unit ------------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_unit_is_next():
+    assert dispatch.pick_unit([WaitingUnit("a"), WaitingUnit("a")], "a", 0.0) == 0
+
+
+def test_a_unit_that_needs_no_tuning_may_pass_an_older_one():
+    assert dispatch.pick_unit([WaitingUnit("a"), WaitingUnit("b"), WaitingUnit("b")], "b", 0.005) == 1
+
+
+def test_a_unit_is_passed_for_a_short_time_only():
+    assert dispatch.pick_unit([WaitingUnit("a"), WaitingUnit("b")], "b", 0.011) == 0
+
+
+def test_only_units_close_behind_may_pass():
+    waiting = [WaitingUnit("a")] * 16 + [WaitingUnit("b")]
+    assert dispatch.pick_unit(waiting, "b", 0.0) == 0
+    assert dispatch.pick_unit(waiting[1:], "b", 0.0) == 15
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.sampled_from("abc"), st.floats(0, 1))
+def test_units_of_one_group_keep_their_order(groups, group, now):
+    index = dispatch.pick_unit([WaitingUnit(each) for each in groups], group, now)
+    assert groups[index] not in groups[:index]

@@ -1,0 +1,151 @@
+"""What a startup packet means for a worker: its bare packet, the settings that it is tuned to, and the SQL for that."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.backend import tuning
+from lib.backend.tuning import PACKET_ONLY
+
+words = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=20)
+
+
+def settings_of(options: str) -> dict[str, str]:
+    packet, settings = tuning.split([("options", options)])
+    assert packet == ()
+    return dict(settings)
+
+
+# --- what only a packet can set --------------------------------------------------------------------------------------
+
+
+def test_settings_make_no_workers_of_their_own():
+    parameters = [("application_name", "psql"), ("client_encoding", "UTF8"), ("search_path", "a, b")]
+    assert tuning.split(parameters) == ((), tuple(sorted(parameters)))
+
+
+@pytest.mark.parametrize("name", sorted(PACKET_ONLY))
+def test_what_only_a_packet_can_set_is_what_the_worker_is_started_with(name):
+    assert tuning.split([(name.upper(), "on"), ("role", "r")]) == (((name, "on"),), (("role", "r"),))
+    assert tuning.split([("options", f"-c {name}=on")]) == (((name, "on"),), ())
+
+
+def test_the_same_parameters_in_another_order_are_the_same_group():
+    one = [("timezone", "UTC"), ("DateStyle", "ISO"), ("options", "-c work_mem=1MB -c jit=off")]
+    other = [("options", "-c jit=off -c work_mem=1MB"), ("datestyle", "ISO"), ("TimeZone", "UTC")]
+    assert tuning.split(one) == tuning.split(other)
+
+
+def test_the_later_value_of_a_setting_wins():
+    assert tuning.split([("jit", "on"), ("JIT", "off")]) == ((), (("jit", "off"),))
+    assert settings_of("-c jit=on -c jit=off") == {"jit": "off"}
+
+
+def test_a_parameter_wins_over_the_options_as_in_the_server():
+    assert tuning.split([("jit", "on"), ("options", "-c jit=off")]) == ((), (("jit", "on"),))
+
+
+def test_replication_and_empty_options_are_no_settings():
+    assert tuning.split([("replication", "off"), ("options", "  ")]) == ((), ())
+
+
+def test_who_one_is_comes_last_as_it_may_take_the_right_to_set_the_others():
+    _, settings = tuning.split([("role", "r"), ("session_authorization", "s"), ("work_mem", "1MB"), ("zero", "0")])
+    assert [name for name, _ in settings] == ["work_mem", "zero", "session_authorization", "role"]
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ("-c work_mem=1MB", {"work_mem": "1MB"}),
+        ("-cwork_mem=1MB", {"work_mem": "1MB"}),
+        ("--work_mem=1MB", {"work_mem": "1MB"}),
+        ("--work-mem=1MB", {"work_mem": "1MB"}),
+        ("-c a=1 -c b=2  --c=3\t-cd=4", {"a": "1", "b": "2", "c": "3", "d": "4"}),
+        (r"-c search_path=a,\ b", {"search_path": "a, b"}),
+        (r"-c application_name=back\\slash", {"application_name": "back\\slash"}),
+        ("-c a=b=c", {"a": "b=c"}),
+        ("-c a=", {"a": ""}),
+        ("-c my.tenant=7", {"my.tenant": "7"}),
+    ],
+)
+def test_options_are_read_as_the_server_reads_them(options, settings):
+    assert settings_of(options) == settings
+
+
+@pytest.mark.parametrize("options", ["-e", "-f s", "-s -x 1", "-c", "-c work_mem"])
+def test_switches_that_are_no_settings_go_to_the_server_as_they_are(options):
+    assert tuning.split([("options", options)]) == ((("options", options),), ())
+
+
+def test_switches_and_settings_may_be_mixed():
+    packet, settings = tuning.split([("options", "-e -c jit=off -f s")])
+    assert packet == (("options", "-e -f s"),)
+    assert settings == (("jit", "off"),)
+
+
+@given(st.text(max_size=60))
+def test_any_options_are_divided(options):
+    packet, settings = tuning.split([("options", options)])
+    assert all(name == "options" or name in PACKET_ONLY for name, _ in packet)
+    assert not PACKET_ONLY & {name for name, _ in settings}
+
+
+# --- SQL -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [("", "''"), ("a", "'a'"), ("it's", "'it''s'"), ("a\\b", "E'a\\\\b'"), ("'\\'", "E'''\\\\'''"), ('"', "'\"'")],
+)
+def test_a_literal_means_the_same_whatever_strings_mean_on_that_server(text, literal):
+    assert tuning.quote(text) == literal
+
+
+@given(words, st.booleans())
+def test_what_is_quoted_is_read_back_by_the_servers_rules(text, standard_conforming_strings):
+    assert read_literal(tuning.quote(text), standard_conforming_strings) == text
+
+
+def read_literal(literal: str, standard_conforming_strings: bool) -> str:
+    """As scan.l does (sql-syntax-lexical.html#SQL-SYNTAX-STRINGS), for the escapes that can occur here."""
+    escapes = not standard_conforming_strings
+    if literal.startswith("E"):
+        literal, escapes = literal[1:], True
+    assert literal[0] == literal[-1] == "'"
+    inner, text, position = literal[1:-1], "", 0
+    while position < len(inner):
+        if inner[position] == "'":
+            assert inner[position + 1] == "'", "the literal ends in its middle"
+            position += 1
+        elif inner[position] == "\\" and escapes:
+            assert inner[position + 1] == "\\", "an escape that nobody meant"
+            position += 1
+        text += inner[position]
+        position += 1
+    return text
+
+
+def test_a_worker_is_taken_back_to_its_bare_state_before_it_is_tuned():
+    assert tuning.retune(()) == "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL"
+    assert tuning.retune((("a", "1"), ("role", "it's"))) == (
+        "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; "
+        "SELECT pg_catalog.set_config('a', '1', false), pg_catalog.set_config('role', 'it''s', false)"
+    )
+
+
+def test_what_a_reset_takes_away_is_brought_back():
+    settings = (("a", "1"), ("b", "2"))
+    assert tuning.restore(settings, frozenset({"b", "c"})) == "SELECT pg_catalog.set_config('b', '2', false)"
+    assert tuning.restore(settings, frozenset({"*"})) == tuning.apply(settings)
+    assert tuning.restore(settings, frozenset({"c"})) == ""
+    assert tuning.restore((), frozenset({"*"})) == ""
+
+
+def test_custom_settings_are_those_with_a_dot():
+    assert tuning.placeholders((("a", "1"), ("my.tenant", "7"))) == {"my.tenant"}
