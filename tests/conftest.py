@@ -57,9 +57,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Below a failed test stands the end of the pooler's log, when there is one."""
+    """Below a failed test that used the pooler stands the end of its log."""
     report = yield
-    if report.failed and POOLER in item.config.stash:
+    used = {"pooler", "address"}.intersection(getattr(item, "fixturenames", ()))
+    if report.failed and used and POOLER in item.config.stash:
         report.sections.append(("the pooler's log", item.config.stash[POOLER].log[-LOG_SHOWN:]))
     return report
 

@@ -20,14 +20,15 @@ README = LIB / "README.md"
 # below it. `package.*` is every module of a package, `package` its __init__.
 LAYERS = {
     "pure": """
-        lib errors checks conffile config metrics
+        lib errors checks conffile config metrics virtual
         route route.* wire wire.* auth auth.*
         backend backend.dispatch backend.tuning virtual
         ha ha.machine console console.commands
     """,
     "net": "net",
     "backend": """
-        admin directory backend.unit backend.dialogue backend.worker backend.roster backend.pool backend.cluster
+        admin directory backend.unit backend.dialogue backend.relay backend.worker backend.roster backend.pool
+        backend.cluster
     """,
     "frontend": "login streaming frontend arrival ha.executor console.pseudodb",
     "process": "process",
