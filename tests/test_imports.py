@@ -20,7 +20,7 @@ README = LIB / "README.md"
 # below it. `package.*` is every module of a package, `package` its __init__.
 LAYERS = {
     "pure": """
-        lib errors checks conffile config metrics virtual
+        lib errors checks conffile config metrics
         route route.* wire wire.* auth auth.*
         backend backend.dispatch backend.tuning virtual
         ha ha.machine console console.commands
