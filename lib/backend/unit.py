@@ -115,12 +115,13 @@ class Visit:
 
 
 class Exchange:
-    """A worker's own simple query: the frontend sees nothing of it.
+    """A worker's own simple query: its holder sees nothing of it but, where `is_shown`, what parameters it changes.
 
     error   the first ErrorResponse, whole, or None
     """
 
     __slots__ = ("error", "purpose", "then")
+    is_shown = True
 
     def __init__(self, purpose: str, then: Callable[[Exchange], None]) -> None:
         self.purpose = purpose

@@ -1,8 +1,8 @@
 """A green thread that owns one backend, and passes answers on.
 
-Green. The thread always reads; others write to the backend through `put`. It scans message headers and forwards chunks
-as they come, never a row by itself and never a whole result. What is in flight stands in a deque, oldest first: a
-frontend's unit, or an exchange of the worker's own (tuning, cleaning). In this release one of them at a time.
+Green. The thread always reads, and `Relay` passes on what it reads; others write to the backend through `put`. What is
+in flight stands in a deque, oldest first: a frontend's unit, or an exchange of the worker's own (tuning, cleaning). In
+this release one unit at a time.
 
 Whatever happens to a frontend, its worker is brought back to idle, or closed; and a worker that says anything that
 nobody asked for is closed, because the next one it is lent to would hear it.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -20,35 +19,19 @@ from typing import TYPE_CHECKING
 import gevent
 
 from lib.backend import dialogue, tuning
+from lib.backend.relay import Relay
 from lib.backend.unit import Exchange, Unit, Visit
 from lib.errors import ProtocolViolation
 from lib.route.verdict import Kind
 from lib.wire import messages
-from lib.wire.framing import (
-    COPY_IN,
-    ERROR,
-    INTERESTING,
-    NOTICE,
-    NOTIFICATION,
-    PARAMETER,
-    PARSED,
-    READY_TAG,
-    header,
-    missing,
-    scan,
-)
 
 if TYPE_CHECKING:
     from lib.backend.cluster import Group
     from lib.backend.roster import Roster
-    from lib.frontend import Frontend
 
 log = logging.getLogger(__name__)
 
-MAX_HELD_BYTES = 65_536  # a message longer than this is passed on in parts, and cannot be taken back
-MAX_DISCARDED_BYTES = 1_000_000  # what is read for a frontend that is gone, before its backend is given up instead
 _CANCEL_TIMEOUT_S = 10.0
-_ACTED_ON = ERROR | PARAMETER | NOTIFICATION | COPY_IN  # what in an answer is looked at before it is passed on
 
 
 class State(Enum):
@@ -58,72 +41,51 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Worker:
+class Worker(Relay):
     """One backend and the green thread that reads from it.
 
-    group       what it is tuned to
-    holder      the frontend that has it: during a unit, a transaction, or until it disconnects
-    session     the holder keeps it until it disconnects
-    unclean     nobody else gets it before DISCARD ALL
-    spoilt      nobody else gets it at all: it may know a custom setting, and a backend never forgets the name of one
+    group         what it is tuned to
+    unclean       nobody else gets it before DISCARD ALL
+    spoilt        nobody else gets it at all: it may know a custom setting, and a backend never forgets the name of one
     placeholders  names of custom settings that the backend knows since it was tuned to them
-    unnamed     the Parse that made the unnamed statement that the backend has now
-    in_flight   units and exchanges that were sent and are not answered, oldest first
+    unnamed       the Parse that made the unnamed statement that the backend has now
+    ddl           the catalog was changed in a transaction that is still open
+    retiring      it is closed as soon as nobody has it
     """
 
     __slots__ = (
         "_after_cancel",
-        "_blocked_by",
-        "_discarded",
-        "_goodbye",
         "_idle_after_cancel",
-        "_skip",
-        "_tail",
         "cancels",
         "ddl",
         "group",
-        "holder",
         "idle_since",
-        "in_flight",
         "key",
         "number",
-        "parameters",
-        "parameters_changed",
         "placeholders",
         "processed",
         "retiring",
-        "roster",
-        "session",
         "spoilt",
         "started_at",
         "state",
-        "stream",
         "unclean",
         "unnamed",
     )
 
     def __init__(self, roster: Roster, number: int, backend: dialogue.Backend) -> None:
-        self.roster = roster
+        super().__init__(roster, backend)
         self.number = number
-        self.stream, self.parameters, self.key = backend
+        self.key = backend.key
         self.group: Group = roster.bare_group
         self.state = State.IDLE
-        self.holder: Frontend | None = None
-        self.session = self.unclean = self.spoilt = self.ddl = self.retiring = False
-        self.parameters_changed = True
+        self.unclean = self.spoilt = self.ddl = self.retiring = False
         self.placeholders: frozenset[str] = frozenset()
         self.unnamed: bytes | None = None
-        self.in_flight: deque[Unit | Exchange] = deque()
         self.cancels = 0
         self.processed = 0
         self.started_at = self.idle_since = time.monotonic()
         self._after_cancel: Unit | Visit | None = None  # waits until the server has closed the cancel connection
         self._idle_after_cancel = False
-        self._tail = b""  # a message that is cut
-        self._skip = 0  # bytes of a long message that are still to be passed on
-        self._goodbye: bytes | None = None  # the FATAL with which the server announced its end
-        self._blocked_by: Frontend | None = None  # does not read as fast as the backend answers
-        self._discarded = 0
 
     def __repr__(self) -> str:
         held = " session" if self.session else ""
@@ -194,14 +156,14 @@ class Worker:
         self.in_flight.append(Exchange("restore", restored))
         self.stream.write(messages.query(sql))
 
-    # --- the green thread --------------------------------------------------------------------------------------------
-
     def run(self) -> None:
         """Read and pass on until the backend is gone."""
         reason = "the connection was closed by the server"
         try:
             while data := self.stream.recv():
                 self._feed(data)
+                if self.parameters_changed and self.state is State.IDLE:
+                    self.roster.group_seen(self)  # a server reload: the whole group is told
                 blocked_by = self._blocked_by
                 if blocked_by is not None:
                     # A frontend that does not read stops its own worker: the backend waits as it would without us.
@@ -210,120 +172,6 @@ class Worker:
         except ProtocolViolation as error:
             reason = error.message
         self.close(reason)
-
-    def _feed(self, data: bytes) -> None:
-        """Take bytes from the backend: pass on what belongs to the head of the deque, act on what means something."""
-        begin = position = 0  # begin: the first byte not passed on; position: where a message begins
-        if self._tail:
-            data, self._tail = self._tail + data, b""
-        stop = len(data)
-        if self._skip:
-            if self._skip >= stop:
-                self._skip -= stop
-                self._pass_on(self.in_flight[0], data)
-                return
-            position, self._skip = self._skip, 0
-        while position < stop:
-            end, last, seen = scan(data, position, stop)
-            unit = self.in_flight[0] if self.in_flight else None
-            if seen & _ACTED_ON or unit is None or unit.__class__ is not Unit or unit.is_followed:
-                self._walk(unit, data, begin, position, end)
-            elif end > begin:
-                self._pass_on(unit, data if begin == 0 and end == stop else data[begin:end])
-            begin = position = end
-            if last == READY_TAG:
-                self._ready(data[end - 1 : end])
-                if self.state is State.CLOSED:
-                    return
-            elif end < stop:
-                self._cut(unit, data, end, stop)
-                return
-
-    def _cut(self, unit: Unit | Exchange | None, data: bytes, end: int, stop: int) -> None:
-        # The last message is not all there. It is kept, so that a frontend only ever has whole messages and can be told
-        # of the worst between two of them; only a really long one is passed on in parts.
-        rest = missing(data, end, stop)
-        if rest is None or stop - end + rest <= MAX_HELD_BYTES or INTERESTING[data[end]] or not isinstance(unit, Unit):
-            self._tail = data[end:stop]
-            return
-        if unit.script is not None:
-            unit.script.received(data[end])
-        self._skip = rest
-        self._pass_on(unit, data[end:stop])
-
-    def _walk(self, unit: Unit | Exchange | None, data: bytes, begin: int, position: int, end: int) -> None:
-        """Look at every message of data[position:end], and pass on data[begin:end] without those that are ours."""
-        script = unit.script if isinstance(unit, Unit) else None
-        while position < end:
-            tag, length = header(data, position)
-            following = position + 1 + length
-            if script is not None:
-                script.received(tag)
-            if not self._concerns_frontend(unit, INTERESTING[tag], data[position:following]):
-                if begin < position:
-                    self._pass_on(unit, data[begin:position])
-                begin = following
-            elif script is None and isinstance(unit, Unit):
-                script = unit.script  # a COPY has just begun
-            position = following
-        if begin < end:
-            self._pass_on(unit, data[begin:end])
-
-    def _concerns_frontend(self, unit: Unit | Exchange | None, kind: int, raw: bytes) -> bool:
-        """Act on one message; whether it is passed on."""
-        if kind == PARAMETER:
-            name, value = messages.read_parameter_status(raw)
-            self.parameters[name] = value
-            self.parameters_changed = True
-            if unit is None and self.holder is None:
-                self.roster.group_seen(self)  # a server reload: the whole group is told
-        elif kind == NOTIFICATION:
-            # Whoever listened here before is gone, and what was meant for them is nobody's.
-            return self.session or (isinstance(unit, Unit) and unit.verdict.holds)
-        elif kind == ERROR:
-            return self._error(unit, raw)
-        if unit is None:
-            if kind not in (PARAMETER, NOTICE):
-                raise ProtocolViolation(f"unexpected message type {raw[:1]!r} from an idle backend")
-            return self.holder is not None
-        if isinstance(unit, Exchange):
-            # Startup values that are brought back are the frontend's, and it is told of them as of its own RESET.
-            return kind == PARAMETER and self.holder is not None and not isinstance(unit, _Tuning)
-        if kind == COPY_IN:
-            unit.copy_begins()
-        elif kind == PARSED and unit.swallow:
-            unit.swallow -= 1
-            return False
-        return True
-
-    def _error(self, unit: Unit | Exchange | None, raw: bytes) -> bool:
-        if messages.severity(messages.error_fields(raw)) in ("FATAL", "PANIC"):
-            self._goodbye = raw  # the end of the stream follows, and says what it means for whom
-            return False
-        if unit is None:
-            raise ProtocolViolation("an ErrorResponse that nobody asked for")
-        if isinstance(unit, Exchange):
-            unit.error = unit.error or raw
-            return False
-        unit.failed = True
-        return True
-
-    def _pass_on(self, unit: Unit | Exchange | None, data: bytes) -> None:
-        if isinstance(unit, Unit):
-            unit.answered = True
-            frontend: Frontend | None = unit.frontend
-        else:
-            frontend = self.holder
-        if frontend is None:
-            return
-        stream = frontend.stream
-        stream.write(data)
-        if stream.is_closed:
-            self._discarded += len(data)
-            if self._discarded > MAX_DISCARDED_BYTES:
-                raise ProtocolViolation("its frontend has gone and left a large answer behind")
-        elif stream.pending > self.roster.client_buffer:
-            self._blocked_by = frontend
 
     # --- the end of a unit -------------------------------------------------------------------------------------------
 
@@ -462,7 +310,7 @@ class Worker:
         if isinstance(head, _Tuning) and head.error is None:
             unsent = head.unit
         if isinstance(head, Unit):
-            head.frontend.backend_lost(self, head, goodbye, mid_message=self._skip > 0)
+            head.frontend.backend_lost(self, head, goodbye, mid_message=self.mid_message)
         elif holder is not None:
             holder.backend_lost(self, unsent if isinstance(unsent, Unit) else None, goodbye)
         elif unsent is not None:
@@ -473,6 +321,7 @@ class _Tuning(Exchange):
     """The tuning that goes before a unit."""
 
     __slots__ = ("unit",)
+    is_shown = False
 
     def __init__(self, unit: Unit | Visit, then: Callable[[Exchange], None]) -> None:
         super().__init__("tune", then)

@@ -1,0 +1,200 @@
+"""From a backend's bytes to its frontends: headers are scanned, chunks are passed on as they come.
+
+Green by what it writes to; it never parks. Never a row by itself and never a whole result. What means something to the
+pool (errors, parameters, notifications, the beginning of a COPY, ReadyForQuery) is looked at; all else is not.
+`Worker` is the only one that is a Relay; what happens at a ReadyForQuery is its business.
+
+source: protocol-flow.html, protocol-message-formats.html
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING
+
+from lib.backend import dialogue
+from lib.backend.unit import Exchange, Unit
+from lib.errors import ProtocolViolation
+from lib.wire import messages
+from lib.wire.framing import (
+    COPY_IN,
+    ERROR,
+    INTERESTING,
+    NOTICE,
+    NOTIFICATION,
+    PARAMETER,
+    PARSED,
+    READY_TAG,
+    header,
+    missing,
+    scan,
+)
+
+if TYPE_CHECKING:
+    from lib.backend.roster import Roster
+    from lib.frontend import Frontend
+
+MAX_HELD_BYTES = 65_536  # a message longer than this is passed on in parts, and cannot be taken back
+MAX_DISCARDED_BYTES = 1_000_000  # what is read for a frontend that is gone, before its backend is given up instead
+_ACTED_ON = ERROR | PARAMETER | NOTIFICATION | COPY_IN  # what in an answer is looked at before it is passed on
+
+
+class Relay(ABC):
+    """What a worker knows of its backend's bytes.
+
+    holder        the frontend that has the worker: during a unit, a transaction, or until it disconnects
+    session       the holder keeps it until it disconnects
+    in_flight     units and exchanges that were sent and are not answered, oldest first
+    parameters    what the backend has reported (ParameterStatus)
+    mid_message   a frontend has part of a message
+    """
+
+    __slots__ = (
+        "_blocked_by",
+        "_discarded",
+        "_goodbye",
+        "_skip",
+        "_tail",
+        "holder",
+        "in_flight",
+        "parameters",
+        "parameters_changed",
+        "roster",
+        "session",
+        "stream",
+    )
+
+    def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
+        self.roster = roster
+        self.stream = backend.stream
+        self.parameters = backend.parameters
+        self.parameters_changed = True
+        self.holder: Frontend | None = None
+        self.session = False
+        self.in_flight: deque[Unit | Exchange] = deque()
+        self._tail = b""  # a message that is cut
+        self._skip = 0  # bytes of a long message that are still to be passed on
+        self._goodbye: bytes | None = None  # the FATAL with which the server announced its end
+        self._blocked_by: Frontend | None = None  # does not read as fast as the backend answers
+        self._discarded = 0
+
+    @property
+    def mid_message(self) -> bool:
+        return self._skip > 0
+
+    @abstractmethod
+    def _ready(self, status: bytes) -> None:
+        """A ReadyForQuery was passed on, or belongs to the worker's own exchange."""
+
+    def _feed(self, data: bytes) -> None:
+        """Take bytes from the backend: pass on what belongs to the head of the deque, act on what means something."""
+        begin = position = 0  # begin: the first byte not passed on; position: where a message begins
+        if self._tail:
+            data, self._tail = self._tail + data, b""
+        stop = len(data)
+        if self._skip:
+            if self._skip >= stop:
+                self._skip -= stop
+                self._pass_on(self.in_flight[0], data)
+                return
+            position, self._skip = self._skip, 0
+        while position < stop:
+            end, last, seen = scan(data, position, stop)
+            unit = self.in_flight[0] if self.in_flight else None
+            if seen & _ACTED_ON or unit is None or unit.__class__ is not Unit or unit.is_followed:
+                self._walk(unit, data, begin, position, end)
+            elif end > begin:
+                self._pass_on(unit, data if begin == 0 and end == stop else data[begin:end])
+            begin = position = end
+            if last == READY_TAG:
+                self._ready(data[end - 1 : end])
+                if self.stream.is_closed:
+                    return
+            elif end < stop:
+                self._cut(unit, data, end, stop)
+                return
+
+    def _cut(self, unit: Unit | Exchange | None, data: bytes, end: int, stop: int) -> None:
+        # The last message is not all there. It is kept, so that a frontend only ever has whole messages and can be told
+        # of the worst between two of them; only a really long one is passed on in parts.
+        rest = missing(data, end, stop)
+        if rest is None or stop - end + rest <= MAX_HELD_BYTES or INTERESTING[data[end]] or not isinstance(unit, Unit):
+            self._tail = data[end:stop]
+            return
+        if unit.script is not None:
+            unit.script.received(data[end])
+        self._skip = rest
+        self._pass_on(unit, data[end:stop])
+
+    def _walk(self, unit: Unit | Exchange | None, data: bytes, begin: int, position: int, end: int) -> None:
+        """Look at every message of data[position:end], and pass on data[begin:end] without those that are ours."""
+        script = unit.script if isinstance(unit, Unit) else None
+        while position < end:
+            tag, length = header(data, position)
+            following = position + 1 + length
+            if script is not None:
+                script.received(tag)
+            if not self._concerns_frontend(unit, INTERESTING[tag], data[position:following]):
+                if begin < position:
+                    self._pass_on(unit, data[begin:position])
+                begin = following
+            elif script is None and isinstance(unit, Unit):
+                script = unit.script  # a COPY has just begun
+            position = following
+        if begin < end:
+            self._pass_on(unit, data[begin:end])
+
+    def _concerns_frontend(self, unit: Unit | Exchange | None, kind: int, raw: bytes) -> bool:
+        """Act on one message; whether it is passed on."""
+        if kind == PARAMETER:
+            name, value = messages.read_parameter_status(raw)
+            self.parameters[name] = value
+            self.parameters_changed = True
+        elif kind == NOTIFICATION:
+            # Whoever listened here before is gone, and what was meant for them is nobody's.
+            return self.session or (isinstance(unit, Unit) and unit.verdict.holds)
+        elif kind == ERROR:
+            return self._error(unit, raw)
+        if unit is None:
+            if kind not in (PARAMETER, NOTICE):
+                raise ProtocolViolation(f"unexpected message type {raw[:1]!r} from an idle backend")
+            return self.holder is not None
+        if isinstance(unit, Exchange):
+            # Startup values that are brought back are the frontend's, and it is told of them as of its own RESET.
+            return kind == PARAMETER and self.holder is not None and unit.is_shown
+        if kind == COPY_IN:
+            unit.copy_begins()
+        elif kind == PARSED and unit.swallow:
+            unit.swallow -= 1
+            return False
+        return True
+
+    def _error(self, unit: Unit | Exchange | None, raw: bytes) -> bool:
+        if messages.severity(messages.error_fields(raw)) in ("FATAL", "PANIC"):
+            self._goodbye = raw  # the end of the stream follows, and says what it means for whom
+            return False
+        if unit is None:
+            raise ProtocolViolation("an ErrorResponse that nobody asked for")
+        if isinstance(unit, Exchange):
+            unit.error = unit.error or raw
+            return False
+        unit.failed = True
+        return True
+
+    def _pass_on(self, unit: Unit | Exchange | None, data: bytes) -> None:
+        if isinstance(unit, Unit):
+            unit.answered = True
+            frontend: Frontend | None = unit.frontend
+        else:
+            frontend = self.holder
+        if frontend is None:
+            return
+        stream = frontend.stream
+        stream.write(data)
+        if stream.is_closed:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED_BYTES:
+                raise ProtocolViolation("its frontend has gone and left a large answer behind")
+        elif stream.pending > self.roster.client_buffer:
+            self._blocked_by = frontend
