@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lib.route import Catalog, Kind, Router, shape
 from lib.route.classify import classify
-from lib.route.shape import MAX_SHAPED
+from lib.route.lex import MAX_TEXT
 
 CATALOG = Catalog(
     functions=frozenset({b"bad", b"worse1"}),
@@ -25,10 +25,14 @@ CATALOG = Catalog(
     ("text", "expected"),
     [
         (b"select 1", b"select 0"),
-        (b"select 12, 3.5, .5e10 from t1 where a1 = -7", b"select 0, 0.0, .0e10 from t1 where a1 = -0"),
+        (b"select 12 + 3.5 + .5e10 from t1 where a1 = -7", b"select 0 + 0.0 + .0e10 from t1 where a1 = -0"),
+        (b"select 1, 22, 3.5, 4", b"select 0, 0.0, 0"),
+        (b"select t1, 2, 3, 4t", b"select t1, 0, 0t"),
+        (b"select * from t where a in (1,2,  3) and b in ('a', 'b')", b"select * from t where a in (0) and b in ('')"),
+        (b'select "1, 2" from t where a in (1, 2)', b'select "1, 2" from t where a in (0)'),
         (b"select $1, $23", b"select $1, $23"),
         (b"select t1, \xc3\xa91, a$1", b"select t1, \xc3\xa91, a$1"),
-        (b"select 'it''s 1', ''", b"select '', ''"),
+        (b"select 'it''s 1' || ''", b"select '' || ''"),
         (b"select \"a 'b' 1\" from x where y = 'z'", b"select \"a 'b' 1\" from x where y = ''"),
         (b"/*s*/select 'a'", b"/*s*/select ''"),
         (b"/*s*/ select /* 1 */ 1", b"/*s*/ select /* 1 */ 1"),
@@ -41,8 +45,16 @@ def test_only_literals_that_cannot_be_anything_else_are_taken_out(text, expected
     assert shape(text) == expected
 
 
+def test_rows_of_a_bulk_insert_become_one():
+    rows = b", ".join(b"(%d, 'row %d', NULL)" % (number, number) for number in range(100))
+    one = b"insert into t (a, b, c) values (0, '', NULL)"
+    assert shape(b"insert into t (a, b, c) values " + rows) == one
+    assert shape(b'insert into "t" ("a") values ' + rows) == b'insert into "t" ("a") values (0, \'\', NULL)'
+    assert shape(b'select "' + rows + b'"') == b'select "' + rows + b'"'
+
+
 def test_text_that_is_too_long_is_its_own_shape():
-    text = b"select 1".ljust(MAX_SHAPED + 1)
+    text = b"select 1".ljust(MAX_TEXT + 1)
     assert shape(text) is text
 
 
@@ -69,6 +81,18 @@ texts = st.lists(st.sampled_from(WORDS), max_size=12).flatmap(
 def test_shape_has_the_verdict_of_its_text(text):
     assert classify(shape(text), CATALOG) == classify(text, CATALOG)
     assert shape(shape(text)) == shape(text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["(1, 'x')", "(2, 'y')", "(bad(1))", "(a)", "(NULL, 'z;')", '("q")', '("(1), (1)")', "f(1)"])
+    )
+)
+def test_shape_of_rows_has_the_verdict_of_its_text(rows):
+    text = b"insert into t /* no shape */ (a, b) values " + ", ".join(rows * 3).encode() + b" " * 200
+    plain = text.replace(b"/* no shape */", b"")
+    assert classify(shape(plain), CATALOG) == classify(text, CATALOG) == classify(plain, CATALOG)
 
 
 @settings(max_examples=300, deadline=None)
