@@ -31,6 +31,7 @@ RECV_BYTES = 16_384
 # After a read that was filled. Larger ones make the C library map and unmap memory each time.
 MORE_RECV_BYTES = 65_536
 ACCEPTS_PER_TURN = 64
+_BACKLOG_PAUSE_S = 0.01
 _READ, _WRITE = 1, 2
 _switch = greenlet.switch  # without gevent's wrapper around the hub's, which asks for hooks that nobody has
 # What a peer that vanished without a word looks like after about 90 s instead of two hours.
@@ -289,8 +290,10 @@ def connect(address: Address, timeout_s: float) -> Stream:
 
 def _connect(sock: socket.socket, target: Any) -> None:
     sock.setblocking(False)
-    code = sock.connect_ex(target)
-    if code in (errno.EINPROGRESS, errno.EAGAIN):
+    # A Unix socket whose backlog is full says EAGAIN, and nothing is under way then.
+    while (code := sock.connect_ex(target)) == errno.EAGAIN:
+        gevent.sleep(_BACKLOG_PAUSE_S)
+    if code == errno.EINPROGRESS:
         watcher = get_hub().loop.io(sock.fileno(), _WRITE)
         try:
             get_hub().wait(watcher)
