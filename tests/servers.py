@@ -53,6 +53,7 @@ OWN_CONF: dict[str, Any] = {
     "listen_addresses": "127.0.0.1",
     "fsync": "off",
     "shared_buffers": "64MB",
+    "dynamic_shared_memory_type": "mmap",  # in the data directory: goes with it, also after kill9
     "wal_level": "replica",
     "hot_standby": "on",
     "wal_log_hints": "on",
@@ -194,7 +195,7 @@ class Server:
                 [self.bin / "postgres", "-D", self.data], cwd="/", env=tool_env(), stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True, **server_user(),
             )  # fmt: skip
-        workplace().at_end[id(self)] = self._stop_at_end
+        workplace().at_end[id(self)] = self.remove
 
     def start(self, timeout_s: float = 60.0) -> Self:
         """Start it and wait till it answers queries; another port is taken when this one turned out to be in use.
@@ -303,6 +304,10 @@ class Server:
     def remove(self) -> None:
         """Stop it at once and delete its files."""
         self._stop_at_end()
+        pid_file = self.data / "postmaster.pid"
+        if pid_file.exists():  # it was killed, so the segment that postmasters know each other by is still there
+            segment = pid_file.read_text().splitlines()[6].split()[1]
+            subprocess.run(["ipcrm", "-m", segment], check=False, stderr=subprocess.DEVNULL)
         workplace().at_end.pop(id(self), None)
         shutil.rmtree(self.data, ignore_errors=True)
 
