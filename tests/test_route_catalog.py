@@ -74,6 +74,16 @@ def test_body_in_another_language_may_do_anything():
     assert read_body("plpython3u", "return 1").does == Does.ANYTHING
 
 
+def test_what_functions_of_a_session_share_spoils_it():
+    assert read_body("plpython3u", "GD['tenant'] = 1").does == Does.ANYTHING | Does.SET | Does.SPOIL
+    assert read_body("plperl", "$_SHARED{tenant} = 1").does == Does.ANYTHING | Does.SET | Does.SPOIL
+    catalog = Catalog.from_rows(
+        [function(5, "dblink_open", "x", "c", "dblink"), function(6, "f", "select dblink_open('x')"), SETTER]
+    )
+    assert catalog.spoilers == {b"dblink_open", b"f"}
+    assert catalog.holders == {b"dblink_open", b"f", b"setter"}
+
+
 def test_select_into_makes_a_table_in_sql_only():
     assert read_body("sql", "select 1 into t").does == Does.ANYTHING
     assert read_body("plpgsql", "begin select 1 into t; end").does == Does.READ

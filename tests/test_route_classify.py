@@ -295,6 +295,31 @@ def test_update_of_pg_settings_holds_what_it_sets():
     assert brief("select * from pg_settings") == "SHAREABLE"
 
 
+@pytest.mark.parametrize(
+    ("text", "spoils"),
+    [
+        ("load 'x'", True),
+        ("select setseed(0.5)", True),
+        ("select pg_create_physical_replication_slot('a', true, true)", True),
+        ("begin; select pg_backup_start('x'); commit", True),
+        ("select dblink_connect('x')", True),
+        ("select pg_advisory_lock(1)", False),
+        ("listen a", False),
+        ("set a = 1", False),
+        ("select set_tenant(5)", False),
+    ],
+)
+def test_what_discard_all_does_not_undo_spoils_the_worker(text, spoils):
+    catalog = Catalog(
+        functions=frozenset({b"dblink_connect", b"set_tenant"}),
+        holders=frozenset({b"dblink_connect", b"set_tenant"}),
+        spoilers=frozenset({b"dblink_connect"}),
+    )
+    verdict = classify(text.encode(), catalog)
+    assert verdict.holds
+    assert verdict.spoils == spoils
+
+
 def test_temporary_function_is_opaque_and_holds():
     assert brief("select pg_temp.f(1)") == "OPAQUE clean holds ddl"
 

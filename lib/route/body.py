@@ -10,6 +10,7 @@ source: plpgsql-statements.html, plpgsql-control-structures.html
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,7 @@ class Does(enum.IntFlag):
     SET = 2  # changes the session
     ANYTHING = 4  # changes the catalog, or runs SQL that is not seen
     SUSPECT = 6
+    SPOIL = 8  # together with SET: what it leaves in the session is not undone by DISCARD ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ _SETTING_WORDS = frozenset(b"deallocate discard hold listen prepare reset temp t
 _WRITING_WORDS = frozenset({b"insert", b"update", b"delete", b"merge", b"copy", b"lock", b"notify", b"share"})
 _LOCAL = frozenset({b"local", b"transaction", b"constraints"})
 _BEHIND_ON_CONFLICT_DO = frozenset({b"nothing", b"update"})
+_SHARED_STATE = re.compile(r"\bGD\b|\b_SHARED\b")
 # What may stand between UPDATE and its SET, apart from names.
 _IN_UPDATE_TARGET = frozenset({b"only", b"as"})
 _STATEMENT_STARTS = frozenset({b"begin", b"then", b"else", b"loop", b"declare", b"exception", b"atomic"})
@@ -56,6 +59,8 @@ def does_with(effect: Effect) -> Does:
     """What a function does that calls a built-in one with this effect."""
     if effect == Effect.WRITES:
         return Does.WRITE
+    if effect == Effect.SPOILS:
+        return Does.SET | Does.SPOIL
     return Does.ANYTHING if effect == Effect.OPAQUE else Does.SET
 
 
@@ -68,7 +73,9 @@ def read_body(language: str, source: str) -> Body:
     returns   a Body that does not yet count what its calls and names do
     """
     if language not in ("sql", "plpgsql"):
-        return Body(Does.ANYTHING)
+        # The dictionaries that all functions of a session share, in PL/Python and PL/Perl
+        shares = _SHARED_STATE.search(source) is not None
+        return Body(Does.ANYTHING | Does.SET | Does.SPOIL if shares else Does.ANYTHING)
     tokens = lex(source.encode("utf-8"))
     if tokens and tokens[-1].kind == UNREADABLE:
         return Body(Does.ANYTHING)

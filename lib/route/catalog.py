@@ -59,8 +59,13 @@ HARMLESS_EXTENSIONS: dict[str, frozenset[str]] = {
 }
 # Foreign tables of these wrappers wait for another server or a file, and leave nothing in the session.
 HARMLESS_WRAPPERS = frozenset({"postgres_fdw_handler", "file_fdw_handler"})
+# Their functions leave connections to other servers in the session.
+_CONNECTING_EXTENSIONS = frozenset({"dblink"})
 # Operators that the grammar itself uses (BETWEEN, IN, LIKE, SIMILAR TO, USING): no text need show them.
 _HIDDEN_OPERATORS = frozenset({"=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~"})
+
+# What counts as soon as a relation is mentioned, be it only read.
+_FOR_EVERY_USE = Does.SUSPECT | Does.SPOIL
 
 Row = Sequence[object]
 
@@ -74,6 +79,7 @@ class Catalog:
     operators: frozenset[bytes] = frozenset()  # operators with suspect functions
     harmless: frozenset[bytes] = frozenset()  # the user's functions that leave nothing in the session
     holders: frozenset[bytes] = frozenset()  # those of the suspect that are seen to change the session
+    spoilers: frozenset[bytes] = frozenset()  # those of the suspect that leave what DISCARD ALL does not undo
     definers: frozenset[bytes] = frozenset()  # those of the suspect that may change the catalog too
     writers: frozenset[bytes] = frozenset()  # functions and relations that write or wait though a SELECT names them
     suspect_all: bool = False  # something suspect that no text need show
@@ -168,7 +174,10 @@ class _Scan:
             harmless = extension in HARMLESS_EXTENSIONS and name not in HARMLESS_EXTENSIONS[extension]
             aggregate = language == "internal" and source == "aggregate_dummy"
             trusted = aggregate or harmless or (language == "c" and volatility == "i")
-            self.function_does[oid] = Does.READ if trusted else Does.ANYTHING
+            does = Does.READ if trusted else Does.ANYTHING
+            if extension in _CONNECTING_EXTENSIONS:
+                does |= Does.SET | Does.SPOIL
+            self.function_does[oid] = does
             return
         body = read_body(language, source)
         self.body[oid] = body
@@ -194,6 +203,7 @@ class _Scan:
             operators=frozenset(name.encode() for name in operators),
             harmless=frozenset(name for name, does in functions.items() if not does & Does.SUSPECT and name.isascii()),
             holders=frozenset(name for name, does in named if does & Does.SET),
+            spoilers=frozenset(name for name, does in named if does & Does.SPOIL),
             definers=frozenset(name for name, does in named if does & Does.ANYTHING),
             writers=frozenset(writers),
             suspect_all=bool(hidden),
@@ -221,7 +231,7 @@ class _Scan:
         functions = self._functions_do()
         mentioned = {name: does for name, does in functions.items() if does}
         for oid, name in self.relation_name.items():
-            does = self.read_does[oid] | (self.use_does[oid] & Does.SUSPECT)
+            does = self.read_does[oid] | (self.use_does[oid] & _FOR_EVERY_USE)
             if does:
                 mentioned[name] = mentioned.get(name, Does.READ) | does
         signs = [name.encode() for name, refs in self.operators if self._refs_do(refs) & Does.SUSPECT]
@@ -253,7 +263,7 @@ class _Scan:
         for user, used, when_read in self.uses:
             does = self.use_does.get(used, Does.SET if used == "pg_settings" else Does.READ)
             if when_read:
-                does = (does & Does.SUSPECT) | self.read_does.get(used, Does.READ)
+                does = (does & _FOR_EVERY_USE) | self.read_does.get(used, Does.READ)
             changed |= self._add(user, does, when_read)
         return changed
 

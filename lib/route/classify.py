@@ -42,12 +42,12 @@ CURRVAL_REFUSED = Refusal(
 class _Findings:
     """What was found so far; the gravest finding gives the reason."""
 
-    __slots__ = ("clean", "currval", "ddl", "holds", "kind", "reason", "resets", "session", "transaction")
+    __slots__ = ("clean", "currval", "ddl", "holds", "kind", "reason", "resets", "session", "spoils", "transaction")
 
     def __init__(self) -> None:
         self.kind = Kind.SHAREABLE
         self.reason = EMPTY.reason
-        self.clean = self.holds = self.session = self.transaction = self.ddl = self.currval = False
+        self.clean = self.holds = self.spoils = self.session = self.transaction = self.ddl = self.currval = False
         self.resets: frozenset[str] = frozenset()
 
     def add(self, kind: Kind, reason: str, clean: bool = False, holds: bool = False, ddl: bool = False) -> None:
@@ -62,6 +62,7 @@ class _Findings:
     def add_row(self, row: Row) -> None:
         self.add(row.kind, row.reason, row.clean, row.holds, row.ddl)
         self.transaction |= row.transaction
+        self.spoils |= row.spoils
         self.resets |= row.resets
 
 
@@ -90,6 +91,7 @@ def classify(text: bytes, catalog: Catalog) -> Verdict:
         standby=standby,
         clean=found.clean,
         holds=found.holds,
+        spoils=found.spoils,
         session=found.session,
         resets=found.resets,
         ends=len(rows) == 1 and rows[0].ends,
@@ -157,8 +159,9 @@ def _add_calls(calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: C
                 found.add(Kind.WRITE, "calls set_config() for the transaction")
             else:
                 found.add(Kind.SETTING, "calls set_config()", clean=True, holds=True)
-        elif effect == Effect.HOLDS:
+        elif effect in (Effect.HOLDS, Effect.SPOILS):
             found.add(Kind.SESSION, f"calls {name.decode()}()", clean=True, holds=True)
+            found.spoils |= effect == Effect.SPOILS
         elif effect == Effect.READS_SESSION:
             found.add(Kind.WRITE, f"calls {name.decode()}()")
             found.currval |= not _is_told_before(tokens, name)
@@ -182,6 +185,7 @@ def _add_names(names: set[bytes], tokens: Sequence[Token], row: Row, catalog: Ca
         name = min(names & catalog.suspects).decode("utf-8", "replace")
         holds = not names.isdisjoint(catalog.holders)
         ddl = not names.isdisjoint(catalog.definers)
+        found.spoils |= not names.isdisjoint(catalog.spoilers)
         found.add(Kind.OPAQUE, f"uses {name}, which may change the session", clean=True, holds=holds, ddl=ddl)
     elif catalog.operators and _has_operator(tokens, catalog.operators):
         found.add(Kind.OPAQUE, "uses an operator that may change the session", clean=True, ddl=True)

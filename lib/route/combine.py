@@ -21,6 +21,7 @@ def combine(first: Verdict, second: Verdict) -> Verdict:
         standby=first.standby,
         clean=first.clean or second.clean,
         holds=first.holds or second.holds,
+        spoils=first.spoils or second.spoils,
         session=first.session or second.session,
         resets=first.resets | second.resets,
         transaction=first.transaction or second.transaction or first.ends or second.ends,

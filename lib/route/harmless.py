@@ -21,8 +21,9 @@ class Effect(enum.IntEnum):
     WRITES = 1  # writes, locks or waits, and is over when its transaction is: nothing may ride behind it
     READS_SESSION = 2  # answers with what this session did before: currval, lastval
     SETS = 3  # changes a setting of the session
-    HOLDS = 4  # leaves something else in the session: a lock, a temporary slot, a seed, a running backup
-    OPAQUE = 5  # runs SQL from a string, reads or writes the server's files, or controls the server
+    HOLDS = 4  # leaves a lock in the session
+    SPOILS = 5  # leaves what DISCARD ALL does not undo: a temporary slot, a seed, a running backup
+    OPAQUE = 6  # runs SQL from a string, reads or writes the server's files, or controls the server
 
 
 _WRITES = b"""
@@ -37,6 +38,9 @@ _WRITES = b"""
 _HOLDS = b"""
     pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock pg_try_advisory_lock_shared
     pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all
+"""
+
+_SPOILS = b"""
     setseed
     pg_create_logical_replication_slot pg_create_physical_replication_slot
     pg_copy_logical_replication_slot pg_copy_physical_replication_slot
@@ -84,6 +88,7 @@ EFFECT: dict[bytes, Effect] = {
     **dict.fromkeys(_OPAQUE.split(), Effect.OPAQUE),
     **dict.fromkeys(_WRITES.split(), Effect.WRITES),
     **dict.fromkeys(_HOLDS.split(), Effect.HOLDS),
+    **dict.fromkeys(_SPOILS.split(), Effect.SPOILS),
     b"currval": Effect.READS_SESSION,
     b"lastval": Effect.READS_SESSION,
     b"set_config": Effect.SETS,

@@ -26,6 +26,7 @@ class Row(NamedTuple):
     ddl: bool = False
     transaction: bool = False
     ends: bool = False
+    spoils: bool = False
     resets: frozenset[str] = frozenset()
     looks: bool = True
 
@@ -49,6 +50,7 @@ CHAINS = Row(Kind.TRANSACTION, "ends a transaction and begins the next", transac
 TWO_PHASE = Row(Kind.WRITE, "ends a prepared transaction", looks=False)
 SETS = Row(Kind.SETTING, "changes a setting of the session", clean=True, holds=True, looks=False)
 HOLDS = Row(Kind.SESSION, "leaves something in the session", clean=True, holds=True, looks=False)
+LOADS = HOLDS._replace(reason="loads a library", spoils=True)
 # Nobody but its frontend sees a temporary object: the catalog of the others stays as it is.
 TEMPORARY = Row(Kind.SESSION, "makes a temporary object", clean=True, holds=True, looks=False)
 OPAQUE = Row(Kind.OPAQUE, "runs what its text does not show", clean=True, ddl=True, looks=False)
@@ -264,7 +266,7 @@ HEADS: dict[bytes, Row | Look] = {
     b"deallocate": HOLDS,
     b"listen": HOLDS,
     b"unlisten": HOLDS,
-    b"load": HOLDS,
+    b"load": LOADS,
     b"execute": OPAQUE,
     b"do": OPAQUE,
     b"call": OPAQUE,

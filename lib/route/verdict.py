@@ -39,6 +39,7 @@ class Verdict:
     standby: bool = False  # begins with exactly /*s*/
     clean: bool = False  # the worker must be cleaned (DISCARD ALL) before anybody else has it
     holds: bool = False  # leaves session state that must stay with the frontend
+    spoils: bool = False  # DISCARD ALL does not undo it: the worker must be closed before anybody else has it
     session: bool = False  # some of that state is more than settings: what session_features = 'reject' refuses
     resets: frozenset[str] = frozenset()  # names given to RESET or SET ... TO DEFAULT; {"*"} for RESET ALL, DISCARD ALL
     ends: bool = False  # exactly one COMMIT, END, ROLLBACK or ABORT: leaves a failed transaction
