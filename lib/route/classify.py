@@ -27,6 +27,10 @@ _SEEMS_TO_HOLD = re.compile(
 )
 _SEEMS_TO_BEGIN = re.compile(rb"(?:\A|;|\*/|--[^\n]*\n)\s*(?:begin|start\s+transaction|savepoint)\b", re.I)
 
+_SEEMS_TO_DEFINE = re.compile(
+    rb"\b(?:create|alter|drop|grant|revoke|import|execute|call)\b|(?:\A|;|\*/|--[^\n]*\n)\s*do\b|u&\"", re.I
+)
+
 _EFFECT_NAMES = frozenset(EFFECT)
 _CHANGING_WORDS = frozenset({b"insert", b"update", b"delete", b"merge", b"copy"})
 _MAX_NAME = 63  # bytes: PostgreSQL cuts names there (NAMEDATALEN - 1)
@@ -236,13 +240,14 @@ def _is_told_before(tokens: Sequence[Token], name: bytes) -> bool:
 
 def _classify_unreadable(text: bytes, why: bytes, standby: bool) -> Verdict:
     seen = shape(text)
+    holds = _SEEMS_TO_HOLD.search(seen) is not None
     return Verdict(
         kind=Kind.OPAQUE,
         standby=standby,
         clean=True,
-        holds=_SEEMS_TO_HOLD.search(seen) is not None,
-        session=_SEEMS_TO_HOLD.search(seen) is not None,
+        holds=holds,
+        session=holds,
         transaction=_SEEMS_TO_BEGIN.search(seen) is not None,
-        ddl=True,
+        ddl=_SEEMS_TO_DEFINE.search(seen) is not None,
         reason=f"cannot be read: {why.decode()}",
     )
