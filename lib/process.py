@@ -156,7 +156,6 @@ class Process:
             gevent.joinall([gevent.spawn(_cancel, worker) for worker in busy], timeout=_LAST_WORDS_S)
             for worker in busy:
                 worker.close("the pool is shut down")
-        gevent.sleep(0)  # what was written in this turn leaves
 
 
 def _cancel(worker: Worker) -> None:

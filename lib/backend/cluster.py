@@ -143,10 +143,12 @@ class Cluster:
 
     def dispatch(self, unit: Unit | Visit) -> None:
         """Find the server for `unit`, and let its roster find the worker."""
+        login = unit.group.login
         pool = self.primary
         if self.standbys and isinstance(unit, Unit) and unit.verdict.standby and unit.frontend.may_use_standbys:
-            pool = self._standby(unit.group.login)
-        pool.roster(unit.group.login).dispatch(unit)
+            pool = self._standby(login)
+        roster = pool.rosters.get(login) or pool.roster(login)
+        roster.dispatch(unit)
 
     def _standby(self, login: Login) -> Pool:
         """The standbys in turn, those that have workers; where there are none yet they are started, and it is the
