@@ -198,8 +198,9 @@ class Frontend:
         unit = Unit(self, data, EXTENDED, verdict)
         unit.names = read.names
         unit.parse_unnamed = read.parse_unnamed
+        unit.drops_unnamed = read.drops_unnamed
         unit.wants_unnamed = read.wants_unnamed
-        if read.parse_unnamed is not None:
+        if read.parse_unnamed is not None or read.drops_unnamed:
             self._parsed = read.parse_unnamed
         self.submit(unit)
 
@@ -258,10 +259,7 @@ class Frontend:
     def unit_done(self, unit: Unit, status: bytes) -> None:
         """The unit's last ReadyForQuery was passed on."""
         self.status = status
-        if unit.parse_unnamed is not None:
-            self.unnamed = unit.parse_unnamed
-        elif unit.kind == SIMPLE:
-            self.unnamed = None
+        self.unnamed = unit.unnamed_after(self.unnamed)
         if self.streaming.unit is unit:
             self.streaming.end(unit)
             self._parsed = self.unnamed
@@ -292,10 +290,10 @@ class Frontend:
     def fail(self, unit: Unit, raw: bytes, status: bytes = b"I") -> None:
         """An ErrorResponse, then ReadyForQuery: at once, or when the Sync of an open unit has come."""
         self.status = status
-        self.stream.write(raw)
+        unit.failed = True
+        self.unnamed = unit.unnamed_after(self.unnamed)
         waits_for_sync = unit.open and unit.kind == EXTENDED
-        if not waits_for_sync:
-            self.stream.write(messages.READY[status])
+        self.stream.write(raw if waits_for_sync else raw + messages.READY[status])
         self.streaming.end(unit, to_sync=waits_for_sync)
         self._finish()
 

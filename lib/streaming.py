@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from lib.frontend import Frontend
 
 _HIGH_WATER, _LOW_WATER = 262_144, 65_536  # bytes on the way to a backend that does not read
-_PARSE, _SYNC, _TERMINATE = b"PSX"
+_PARSE, _QUERY, _SYNC, _TERMINATE = b"PQSX"
 _COPY_MESSAGES = frozenset(b"dcf")
 _EATEN = frozenset(b"SH")  # by a backend that waits for CopyData
 _EXTENDED = frozenset(b"PBDEC")
+KEPT = messages.message(b"P", b'\0"\0\0\0')  # stands for an unnamed statement that only its worker has; cannot be read
 _KINDS = {ord("Q"): SIMPLE, ord("F"): CALL}
 
 
@@ -70,7 +71,8 @@ class Streaming:
         unit = Unit(frontend, b"", kind, verdict)
         unit.script = Script()
         unit.open = True
-        unit.wants_unnamed = kind == EXTENDED
+        has_its_own = data[position] == _PARSE and data[position + 5 : position + 6] == b"\0"
+        unit.wants_unnamed = kind == EXTENDED and not has_its_own
         self._reader = Extended()
         self.unit = unit
         frontend.submit(unit)
@@ -162,14 +164,19 @@ class Streaming:
                 return False
             if tag not in _COPY_MESSAGES:
                 raise ProtocolViolation(f"unexpected message type 0x{tag:02X} during COPY from stdin")
-        elif unit.kind == EXTENDED and len(whole) == size and tag in b"PBD":
+        elif unit.kind == EXTENDED and len(whole) == size and tag in b"PBDC":
             self._reader.read(whole, 0, size)
             if tag == _PARSE:
                 unit.verdict = combine(unit.verdict, self._frontend.router.verdict(text_of(whole)))
-            unit.names, unit.parse_unnamed = self._reader.names, self._reader.parse_unnamed
         elif tag == _PARSE:
             unit.verdict = combine(unit.verdict, OPAQUE)
-            unit.names = True  # too long to be kept for another worker: the frontend keeps this one
+            # Too long to be kept for another worker: the frontend keeps this one, which knows what it is.
+            self._reader.names = True
+            self._reader.parse_unnamed = KEPT
+        elif tag == _QUERY:
+            self._reader.drop_unnamed()
+        reader = self._reader
+        unit.names, unit.parse_unnamed, unit.drops_unnamed = reader.names, reader.parse_unnamed, reader.drops_unnamed
         script.sent(tag)
         if tag == _SYNC or (unit.kind != EXTENDED and tag != ord("d")):
             unit.open = False

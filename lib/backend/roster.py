@@ -76,6 +76,7 @@ class Roster:
                 idle.pop(index).put(unit)
                 return
             idle[0].retire()
+            self.grow()  # in its place, for the others that are idle may be as unfit
         now = unit.queued_at = time.monotonic()
         if not self.waiting:
             self._crowded_since = now

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
 
 
+SOMEBODYS = b"somebody's"  # of a worker whose unnamed statement may be anybody's
+
+
 class Unit:
     """The least that can be dispatched, from one frontend.
 
@@ -30,6 +33,7 @@ class Unit:
     verdict         what route says of it
     names           it parses a named statement, which stays in the session
     parse_unnamed   the Parse of the unnamed statement that it leaves behind, or None
+    drops_unnamed   it leaves no unnamed statement behind
     wants_unnamed   it uses the unnamed statement of an earlier unit
     script          what it still owes, message by message; None while one ReadyForQuery is all
     open            the frontend still streams to it
@@ -43,7 +47,7 @@ class Unit:
     """
 
     # Defaults of the class, not assignments: a unit is made for every statement, and few of these are ever set.
-    names = open = withdrawn = answered = failed = wants_unnamed = False
+    names = open = withdrawn = answered = failed = drops_unnamed = wants_unnamed = False
     parse_unnamed: bytes | None = None
     script: Script | None = None
     worker: Worker | None = None
@@ -79,10 +83,25 @@ class Unit:
 
     def prepared(self, worker: Worker) -> bytes:
         """The bytes for `worker`: with the frontend's own unnamed statement in front where the worker has another's."""
+        self.swallow = 0
         if not self.wants_unnamed or worker.unnamed is self.frontend.unnamed:
             return self.data
         self.swallow = 1
-        return (self.frontend.unnamed or CLOSE_UNNAMED) + self.data
+        first = self.frontend.unnamed or CLOSE_UNNAMED
+        if self.script is not None:
+            self.script.sent(first[0])
+        return first + self.data
+
+    def unnamed_after(self, before: bytes | None) -> bytes | None:
+        """The Parse of the unnamed statement that the frontend has after this unit, when it had `before`.
+
+        After an error nobody knows how far the unit came: then it has none, and is told so when it uses it.
+        """
+        if self.kind == SIMPLE or self.drops_unnamed:
+            return None
+        if self.parse_unnamed is None:
+            return before
+        return None if self.failed else self.parse_unnamed
 
     def copy_begins(self) -> None:
         """CopyInResponse: the frontend now streams CopyData, and what follows is known message by message."""

@@ -20,7 +20,7 @@ import gevent
 
 from lib.backend import dialogue, tuning
 from lib.backend.relay import Relay
-from lib.backend.unit import Exchange, Unit, Visit
+from lib.backend.unit import EXTENDED, SIMPLE, SOMEBODYS, Exchange, Unit, Visit
 from lib.errors import ProtocolViolation
 from lib.route.verdict import Kind
 from lib.wire import messages
@@ -121,10 +121,6 @@ class Worker(Relay):
         self.holder = unit.frontend
         self.in_flight.append(unit)
         self.stream.write(unit.prepared(self))
-        if unit.parse_unnamed is not None:
-            self.unnamed = unit.parse_unnamed
-        elif unit.kind == b"Q":
-            self.unnamed = None
         if unit.open:
             unit.frontend.notify()
 
@@ -136,6 +132,7 @@ class Worker(Relay):
                 unit.refuse(exchange.error)
                 return
             self.group = unit.group
+            self.unnamed = None  # as after every simple query
             self.placeholders |= unit.group.placeholders
             self.roster.group_seen(self)
             self.put(unit)
@@ -148,6 +145,7 @@ class Worker(Relay):
 
         def restored(exchange: Exchange) -> None:
             self.state = State.HELD
+            self.unnamed = None
             if exchange.error is not None:
                 log.warning("%r could not restore startup settings: %s", self, messages.error_fields(exchange.error))
             then()
@@ -188,6 +186,10 @@ class Worker(Relay):
         self.in_flight.popleft()
         self.processed += 1
         frontend, verdict = unit.frontend, unit.verdict
+        if unit.kind == SIMPLE:
+            self.unnamed = None
+        elif unit.kind == EXTENDED and (unit.failed or unit.wants_unnamed or unit.parse_unnamed or unit.drops_unnamed):
+            self.unnamed = SOMEBODYS if unit.failed else unit.unnamed_after(frontend.unnamed)
         if verdict.clean or verdict.kind > Kind.WRITE or unit.names or self.ddl:
             self._note_marks(unit, status)
         self.state = State.HELD

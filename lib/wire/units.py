@@ -37,43 +37,53 @@ _ALONE = {
     ord("H"): Found.FLUSH,
 }
 _STREAMS = frozenset(b"HQFdcf")  # what makes a unit that has begun one to be streamed
-_SYNC, _TERMINATE, _PARSE, _BIND, _DESCRIBE = b"SXPBD"
-_NAMING = frozenset(b"PBD")  # what names a statement
+_SYNC, _TERMINATE, _PARSE, _BIND, _CLOSE = b"SXPBC"
+_NAMING = frozenset(b"PBDC")  # what names a statement
 
 
 class Extended:
     """Which statements the messages of one unit name.
 
     texts            of every Parse, in order
-    parse_unnamed    the last Parse of the unnamed statement, the whole message, or None
+    parse_unnamed    the Parse of the unnamed statement that is left behind, the whole message, or None
+    drops_unnamed    no unnamed statement is left behind: it was closed
     wants_unnamed    the unnamed statement is used before the unit has parsed one
     names            a Parse gives a name, which stays behind in the session
     """
 
-    __slots__ = ("names", "parse_unnamed", "texts", "wants_unnamed")
+    __slots__ = ("drops_unnamed", "names", "parse_unnamed", "texts", "wants_unnamed")
 
     def __init__(self) -> None:
         self.texts: list[bytes] = []
         self.parse_unnamed: bytes | None = None
         self.wants_unnamed = False
+        self.drops_unnamed = False
         self.names = False
 
     def read(self, buffer: bytes, start: int, end: int) -> None:
-        """Take the whole Parse, Bind or Describe at buffer[start:end] into account."""
+        """Take the whole Parse, Bind, Describe or Close at buffer[start:end] into account."""
         tag = buffer[start]
         if tag == _PARSE:  # name, text, types
             name_end = buffer.find(b"\0", start + 5, end)
             self.texts.append(buffer[name_end + 1 : buffer.find(b"\0", name_end + 1, end)])
             if name_end == start + 5:
                 self.parse_unnamed = buffer[start:end]
+                self.drops_unnamed = False
             else:
                 self.names = True
+        elif tag == _CLOSE:
+            if buffer[start + 5 : start + 7] == b"S\0":
+                self.drop_unnamed()
         elif self.parse_unnamed is None:
             if tag == _BIND:  # portal, statement, ...
                 portal_end = buffer.find(b"\0", start + 5, end)
                 self.wants_unnamed = self.wants_unnamed or buffer[portal_end + 1 : portal_end + 2] == b"\0"
             elif buffer[start + 5 : start + 7] == b"S\0":  # Describe of the unnamed statement
                 self.wants_unnamed = True
+
+    def drop_unnamed(self) -> None:
+        self.parse_unnamed = None
+        self.drops_unnamed = True
 
 
 def text_of(parse: bytes) -> bytes:
