@@ -59,6 +59,8 @@ def _decode(source: bytes) -> str:
 
 def _from_python(text: str, path: str) -> Conf:
     names: dict[str, Any] = {"__name__": "pgstmtpool_conf", "__file__": path}
+    if "\0" in text:  # which a SyntaxError says with a line, or a ValueError without, as Python's release has it
+        raise ConfigError([f"line {text[:text.index(chr(0))].count(chr(10)) + 1}: a null byte"])
     try:
         tree = ast.parse(text, path)
         twice = [f"line {key.lineno}: {key.value!r} is given a second time" for key in _repeated_keys(tree)]
