@@ -93,7 +93,8 @@ class Group:
         changed = {name: value for name, value in parameters.items() if self.parameters.get(name) != value}
         self.parameters.update(changed)
         for frontend in list(self.frontends):
-            frontend.tell_parameters(changed)
+            if frontend.worker is None:  # else its own worker tells it, and what it has SET itself stays
+                frontend.tell_parameters(changed)
 
 
 class Cluster:
