@@ -48,6 +48,7 @@ class Worker(Relay):
     unclean       nobody else gets it before DISCARD ALL
     spoilt        nobody else gets it at all: it may know a custom setting, and a backend never forgets the name of one
     placeholders  names of custom settings that the backend knows since it was tuned to them
+    drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
     unnamed       the Parse that made the unnamed statement that the backend has now
     ddl           the catalog was changed in a transaction that is still open
     retiring      it is closed as soon as nobody has it
@@ -58,6 +59,7 @@ class Worker(Relay):
         "_idle_after_cancel",
         "cancels",
         "ddl",
+        "drew",
         "group",
         "idle_since",
         "key",
@@ -78,7 +80,7 @@ class Worker(Relay):
         self.key = backend.key
         self.group: Group = roster.bare_group
         self.state = State.IDLE
-        self.unclean = self.spoilt = self.ddl = self.retiring = False
+        self.unclean = self.spoilt = self.ddl = self.drew = self.retiring = False
         self.placeholders: frozenset[str] = frozenset()
         self.unnamed: bytes | None = None
         self.cancels = 0
@@ -106,10 +108,13 @@ class Worker(Relay):
             self._after_cancel = unit
         elif not unit.is_wanted:
             self.reclaim(self.holder.status if self.holder else b"I")
+        elif self.drew and self.holder is None and isinstance(unit, Unit) and unit.verdict.kind is Kind.OPAQUE:
+            # A function or a default that asks for currval() must not be answered with what a neighbour drew.
+            self._tune(unit, tuning.FORGET_NUMBERS)
         elif self.group is unit.group:
             self._send(unit)
         else:
-            self._tune(unit)
+            self._tune(unit, unit.group.tuning)
 
     def _send(self, unit: Unit | Visit) -> None:
         if isinstance(unit, Visit):
@@ -124,14 +129,17 @@ class Worker(Relay):
         if unit.open:
             unit.frontend.notify()
 
-    def _tune(self, unit: Unit | Visit) -> None:
+    def _tune(self, unit: Unit | Visit, sql: str) -> None:
         def tuned(exchange: Exchange) -> None:
             if exchange.error is not None:
                 # Who knows what it is tuned to now: the worker goes, and the frontend is told why.
                 self.close()
                 unit.refuse(exchange.error)
                 return
-            self.group = unit.group
+            if sql == tuning.FORGET_NUMBERS:
+                self.drew = False
+            else:
+                self.group = unit.group
             self.unnamed = None  # as after every simple query
             self.placeholders |= unit.group.placeholders
             self.roster.group_seen(self)
@@ -190,6 +198,7 @@ class Worker(Relay):
             self.unnamed = None
         elif unit.kind == EXTENDED and (unit.failed or unit.wants_unnamed or unit.parse_unnamed or unit.drops_unnamed):
             self.unnamed = SOMEBODYS if unit.failed else unit.unnamed_after(frontend.unnamed)
+        self.drew = self.drew or verdict.kind >= Kind.WRITE
         if verdict.clean or verdict.kind > Kind.WRITE or unit.names or self.ddl:
             self._note_marks(unit, status)
         self.state = State.HELD
@@ -233,7 +242,7 @@ class Worker(Relay):
             if exchange.error is not None:
                 self.close(f"could not be cleaned: {messages.error_fields(exchange.error).get('M')}")
             elif exchange.purpose == tuning.CLEAN:
-                self.session = self.unclean = False
+                self.session = self.unclean = self.drew = False
                 self.unnamed = None
                 self.group = self.roster.bare_group
                 self._idle()
