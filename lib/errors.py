@@ -168,10 +168,6 @@ class FeatureRefused(PoolError, sqlstate="0A000"):
     """transactions or session_features is 'reject', or the statement can never be pooled."""
 
 
-class NoSuchStatement(PoolError, sqlstate="26000"):
-    """A Bind or Describe named a prepared statement that this frontend does not have."""
-
-
 class StatementRefused(PoolError):
     """A statement that could only answer with another frontend's state; the sqlstate is given with it."""
 

@@ -10,6 +10,7 @@ gets an error and a virtual failed transaction; holding session state it is clos
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from lib.errors import (
     StatementRefused,
     TransactionLost,
 )
-from lib.route.combine import OPAQUE, combine
+from lib.route.combine import EARLIER, OPAQUE, combine
 from lib.route.verdict import Kind, Verdict
 from lib.streaming import Streaming
 from lib.virtual import Virtual, refusal, rolled_back
@@ -192,7 +193,7 @@ class Frontend:
         texts = read.texts
         if read.wants_unnamed and self._parsed is not None:
             texts = [text_of(self._parsed), *texts]
-        verdict = self.router.verdict(texts[0] if texts else b"")
+        verdict = self.router.verdict(texts[0]) if texts else EARLIER
         for text in texts[1:]:
             verdict = combine(verdict, self.router.verdict(text))
         unit = Unit(self, data, EXTENDED, verdict)
@@ -346,7 +347,9 @@ class Frontend:
         if mid_message:
             self.close()
         elif worker.session:
-            self.end(BackendLost("the server connection with the state of this session was lost", detail=said))
+            in_flight = "It is not known whether the statement took effect. " if unit and unit.worker is worker else ""
+            detail = in_flight + (said or "")
+            self.end(BackendLost("the server connection with the state of this session was lost", detail=detail))
         elif unit is not None and unit.worker is worker:
             self._lost_in_flight(worker, unit, goodbye, said)
         elif self.status == b"I":
@@ -361,11 +364,14 @@ class Frontend:
 
     def _lost_in_flight(self, worker: Worker, unit: Unit, goodbye: dict[str, str], said: str | None) -> None:
         in_transaction = self.status != b"I"
-        if not in_transaction and (unit.may_rerun or goodbye.get("C") in _IDLE_ONLY):
-            unit.reruns += 1
+        now = time.monotonic()
+        has_not_run = goodbye.get("C") in _IDLE_ONLY and unit.script is None
+        if not in_transaction and (has_not_run or unit.may_rerun(worker, now)):
+            unit.lost_at = unit.lost_at or now
+            unit.queued_at = 0.0
             worker.roster.requeue(unit)
             return
-        if in_transaction and not unit.verdict.transaction:
+        if in_transaction and not unit.verdict.may_commit:
             error: PoolError = TransactionLost(
                 "the server connection was lost during this statement",
                 detail="The transaction was rolled back." + (f" {said}" if said else ""),

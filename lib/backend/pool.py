@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SAY_AGAIN_S = 10.0  # how long the same reason is not logged again
+
 
 class Pool:
     """The workers of one server.
@@ -39,6 +41,7 @@ class Pool:
         self.rosters: dict[Login, Roster] = {}
         self.probed_at = 0.0
         self._workers_started = 0
+        self._said, self._said_at = "", 0.0  # the last reason that no worker could be started
 
     def __repr__(self) -> str:
         down = " DOWN" if self.is_down else ""
@@ -60,7 +63,9 @@ class Pool:
     def start_failed(self, error: PoolError) -> None:
         """A worker could not be started. Only silence counts against the server; an ErrorResponse is a sign of life."""
         if error.sqlstate not in ("08006", "57P03"):
-            log.warning("no worker on %s: %s", self.describe(), error)
+            if str(error) != self._said or time.monotonic() - self._said_at > _SAY_AGAIN_S:
+                log.warning("no worker on %s: %s", self.describe(), error)
+                self._said, self._said_at = str(error), time.monotonic()
             self.failures = 0
             self.is_down = False
             return

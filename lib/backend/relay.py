@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 MAX_HELD_BYTES = 65_536  # a message longer than this is passed on in parts, and cannot be taken back
 MAX_DISCARDED_BYTES = 1_000_000  # what is read for a frontend that is gone, before its backend is given up instead
-_ACTED_ON = ERROR | PARAMETER | NOTIFICATION | COPY_IN  # what in an answer is looked at before it is passed on
+_ACTED_ON = ERROR | NOTICE | PARAMETER | NOTIFICATION | COPY_IN  # what in an answer is looked at before it is passed on
+_LAST_WARNING = "quickdie"  # the server's routine that says goodbye in a crash or an immediate shutdown: a WARNING only
 
 
 class Relay(ABC):
@@ -54,8 +55,9 @@ class Relay(ABC):
         "_blocked_by",
         "_discarded",
         "_goodbye",
+        "_missing",
+        "_parts",
         "_skip",
-        "_tail",
         "holder",
         "in_flight",
         "parameters",
@@ -73,9 +75,10 @@ class Relay(ABC):
         self.holder: Frontend | None = None
         self.session = False
         self.in_flight: deque[Unit | Exchange] = deque()
-        self._tail = b""  # a message that is cut
+        self._parts: list[bytes] = []  # of a message that is cut
+        self._missing = 0  # bytes of it that are still to come, as far as is known
         self._skip = 0  # bytes of a long message that are still to be passed on
-        self._goodbye: bytes | None = None  # the FATAL with which the server announced its end
+        self._goodbye: bytes | None = None  # what the server announced its end with
         self._blocked_by: Frontend | None = None  # does not read as fast as the backend answers
         self._discarded = 0
 
@@ -90,8 +93,12 @@ class Relay(ABC):
     def _feed(self, data: bytes) -> None:
         """Take bytes from the backend: pass on what belongs to the head of the deque, act on what means something."""
         begin = position = 0  # begin: the first byte not passed on; position: where a message begins
-        if self._tail:
-            data, self._tail = self._tail + data, b""
+        if self._parts:
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data, self._parts = b"".join(self._parts), []
         stop = len(data)
         if self._skip:
             if self._skip >= stop:
@@ -120,7 +127,9 @@ class Relay(ABC):
         # of the worst between two of them; only a really long one is passed on in parts.
         rest = missing(data, end, stop)
         if rest is None or stop - end + rest <= MAX_HELD_BYTES or INTERESTING[data[end]] or not isinstance(unit, Unit):
-            self._tail = data[end:stop]
+            # In parts, for a long ErrorResponse must not be copied with every read.
+            self._parts = [data[end:stop]]
+            self._missing = 5 - (stop - end) if rest is None else rest
             return
         if unit.script is not None:
             unit.script.received(data[end])
@@ -130,20 +139,22 @@ class Relay(ABC):
     def _walk(self, unit: Unit | Exchange | None, data: bytes, begin: int, position: int, end: int) -> None:
         """Look at every message of data[position:end], and pass on data[begin:end] without those that are ours."""
         script = unit.script if isinstance(unit, Unit) else None
+        kept = []
         while position < end:
             tag, length = header(data, position)
             following = position + 1 + length
             if script is not None:
                 script.received(tag)
             if not self._concerns_frontend(unit, INTERESTING[tag], data[position:following]):
-                if begin < position:
-                    self._pass_on(unit, data[begin:position])
+                kept.append(data[begin:position])
                 begin = following
             elif script is None and isinstance(unit, Unit):
                 script = unit.script  # a COPY has just begun
             position = following
-        if begin < end:
-            self._pass_on(unit, data[begin:end])
+        kept.append(data[begin:end])
+        if self._goodbye is None or not isinstance(unit, Unit) or unit.answered:
+            self._pass_on(unit, b"".join(kept))
+        # Otherwise the frontend has seen nothing of an answer that ends in FATAL, and the unit may run elsewhere.
 
     def _concerns_frontend(self, unit: Unit | Exchange | None, kind: int, raw: bytes) -> bool:
         """Act on one message; whether it is passed on."""
@@ -156,6 +167,9 @@ class Relay(ABC):
             return self.session or (isinstance(unit, Unit) and unit.verdict.holds)
         elif kind == ERROR:
             return self._error(unit, raw)
+        elif kind == NOTICE and messages.error_fields(raw).get("R") == _LAST_WARNING:
+            self._goodbye = raw  # no part of an answer; the end of the stream follows
+            return False
         if unit is None:
             if kind not in (PARAMETER, NOTICE):
                 raise ProtocolViolation(f"unexpected message type {raw[:1]!r} from an idle backend")
@@ -184,11 +198,11 @@ class Relay(ABC):
 
     def _pass_on(self, unit: Unit | Exchange | None, data: bytes) -> None:
         if isinstance(unit, Unit):
-            unit.answered = True
+            unit.answered = unit.answered or bool(data)
             frontend: Frontend | None = unit.frontend
         else:
             frontend = self.holder
-        if frontend is None:
+        if frontend is None or not data:
             return
         stream = frontend.stream
         stream.write(data)

@@ -12,6 +12,9 @@ STANDBY_HINT = b"/*s*/"
 # What cannot be read (FunctionCall, a text that is not all there yet) could do anything.
 OPAQUE = Verdict(Kind.OPAQUE, clean=True, ddl=True, reason="cannot be read before it runs")
 
+# What was parsed before was classed then, and has left its marks on the worker that it was parsed on.
+EARLIER = Verdict(Kind.OPAQUE, reason="runs what was parsed before")
+
 
 def combine(first: Verdict, second: Verdict) -> Verdict:
     """What holds for both: the graver class, the flags of either, the server of the first."""
