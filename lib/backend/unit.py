@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lib.frontend import Frontend
     from lib.route.verdict import Verdict
 
+_SAME_LOSS_S = 1.0  # how long after a unit has lost its backend the loss of another one may have the same cause
+
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
 
 
@@ -42,7 +44,7 @@ class Unit:
     worker          the one that has taken it: its bytes may have reached the backend
     withdrawn       answered by the pool before a worker had it
     answered        something of its answer was passed on
-    reruns          how often it was sent again because its backend had died
+    lost_at         when its backend died for the first time
     failed          an ErrorResponse was part of its answer
     """
 
@@ -51,8 +53,8 @@ class Unit:
     parse_unnamed: bytes | None = None
     script: Script | None = None
     worker: Worker | None = None
-    swallow = cut = reruns = 0
-    queued_at = 0.0
+    swallow = cut = 0
+    queued_at = lost_at = 0.0
 
     def __init__(self, frontend: Frontend, data: bytes, kind: bytes, verdict: Verdict) -> None:
         self.frontend = frontend
@@ -75,11 +77,17 @@ class Unit:
         """Whether its answer is looked at message by message."""
         return self.script is not None or self.swallow > 0
 
-    @property
-    def may_rerun(self) -> bool:
-        """Whether running it twice cannot be told from running it once (design: at most once, and honest)."""
-        harmless = self.verdict.kind is Kind.SHAREABLE and not self.answered and self.script is None
-        return harmless and not self.reruns  # what has taken a backend with it once may do so again
+    def may_rerun(self, worker: Worker, now: float) -> bool:
+        """Whether running it again cannot be told from running it once (design: at most once, and honest).
+
+        worker   the one that was lost `now`
+
+        What has taken a backend with it once may do so again, so there is no third time. But a restart takes all
+        backends at once, also the one that the unit was given next: then it is the same loss.
+        """
+        if self.verdict.kind is not Kind.SHAREABLE or self.answered or self.script is not None:
+            return False
+        return not self.lost_at or (worker.started_at < self.lost_at and now - self.lost_at < _SAME_LOSS_S)
 
     def prepared(self, worker: Worker) -> bytes:
         """The bytes for `worker`: with the frontend's own unnamed statement in front where the worker has another's."""

@@ -56,7 +56,7 @@ class Worker(Relay):
 
     __slots__ = (
         "_after_cancel",
-        "_idle_after_cancel",
+        "_resume",
         "cancels",
         "ddl",
         "drew",
@@ -87,7 +87,7 @@ class Worker(Relay):
         self.processed = 0
         self.started_at = self.idle_since = time.monotonic()
         self._after_cancel: Unit | Visit | None = None  # waits until the server has closed the cancel connection
-        self._idle_after_cancel = False
+        self._resume: Callable[[], None] | None = None  # so does what comes without a unit
 
     def __repr__(self) -> str:
         held = " session" if self.session else ""
@@ -132,9 +132,14 @@ class Worker(Relay):
     def _tune(self, unit: Unit | Visit, sql: str) -> None:
         def tuned(exchange: Exchange) -> None:
             if exchange.error is not None:
-                # Who knows what it is tuned to now: the worker goes, and the frontend is told why.
+                # Who knows what it is tuned to now: the worker goes, and the frontend is told why. Unless it was tuned
+                # to another group before, whose statement_timeout (say) held until now: then a new worker tries.
+                was_bare = self.group is self.roster.bare_group
                 self.close()
-                unit.refuse(exchange.error)
+                if was_bare:
+                    unit.refuse(exchange.error)
+                else:
+                    self.roster.requeue(unit)
                 return
             if sql == tuning.FORGET_NUMBERS:
                 self.drew = False
@@ -146,7 +151,7 @@ class Worker(Relay):
             self.put(unit)
 
         self.in_flight.append(_Tuning(unit, tuned))
-        self.stream.write(messages.query(unit.group.tuning))
+        self.stream.write(messages.query(sql))
 
     def run_restore(self, sql: str, then: Callable[[], None]) -> None:
         """Bring back startup values that the holder's RESET has taken away; `then` is called when they are."""
@@ -159,6 +164,9 @@ class Worker(Relay):
             then()
 
         self.state = State.BUSY
+        if self.cancels:
+            self._resume = lambda: self.run_restore(sql, then)
+            return
         self.in_flight.append(Exchange("restore", restored))
         self.stream.write(messages.query(sql))
 
@@ -220,6 +228,7 @@ class Worker(Relay):
         if verdict.holds or unit.names:
             self.session = self.unclean = True
             self.spoilt = self.spoilt or (verdict.holds and b"." in unit.data)
+        self.spoilt = self.spoilt or verdict.spoils
         if self.ddl and status == b"I":
             self.ddl = False
             self.roster.catalog_changed()
@@ -230,7 +239,10 @@ class Worker(Relay):
         self._discarded = 0
         if self.state is State.CLOSED:
             return
-        if self.retiring or self.spoilt:
+        if self.cancels:
+            self.state = State.BUSY
+            self._resume = lambda: self.reclaim(status)
+        elif self.retiring or self.spoilt:
             self.close()
         elif self.unclean or status != b"I":
             self._clean(status)
@@ -248,15 +260,11 @@ class Worker(Relay):
                 self._idle()
 
         self.state = State.BUSY
-        for sql in (tuning.CLEAN,) if status == b"I" else (tuning.ROLLBACK, tuning.CLEAN):
-            self.in_flight.append(Exchange(sql, cleaned))
-            self.stream.write(messages.query(sql))
+        steps = (tuning.CLEAN,) if status == b"I" else (tuning.ROLLBACK, tuning.CLEAN)
+        self.in_flight.extend(Exchange(sql, cleaned) for sql in steps)
+        self.stream.write(b"".join(messages.query(sql) for sql in steps))
 
     def _idle(self) -> None:
-        if self.cancels:
-            self.state = State.BUSY
-            self._idle_after_cancel = True
-            return
         self.state = State.IDLE
         if self.parameters_changed:
             self.roster.group_seen(self)
@@ -285,9 +293,9 @@ class Worker(Relay):
             waiting, self._after_cancel = self._after_cancel, None
             if waiting is not None:
                 self.put(waiting)
-            elif self._idle_after_cancel:
-                self._idle_after_cancel = False
-                self._idle()
+            elif self._resume is not None:
+                resume, self._resume = self._resume, None
+                resume()
 
     # --- the end of a worker -----------------------------------------------------------------------------------------
 

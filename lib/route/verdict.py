@@ -48,3 +48,8 @@ class Verdict:
     currval: bool = False  # the refusal holds only outside a transaction and for a frontend that holds no worker
     reason: str = ""  # one clause, for `explain route`
     refusal: Refusal | None = None  # set when kind is REFUSED
+
+    @property
+    def may_commit(self) -> bool:
+        """Whether it may end the transaction that it runs in, so that what was done before it may stay."""
+        return self.ends or self.transaction or self.kind in (Kind.TRANSACTION, Kind.OPAQUE)
