@@ -42,6 +42,8 @@ class Roster:
         self.address = pool.address
         self.client_buffer = pool.settings.client_buffer
         self.bare_group: Group = pool.cluster.group(login, ())
+        # Of a worker that was cleaned and knows custom settings: no frontend's, so that it is asked whether it may serve.
+        self.cleaned_group: Group = type(self.bare_group)(login, ())
         self.workers: list[Worker] = []
         self.idle: list[Worker] = []
         self.waiting: deque[Unit | Visit] = deque()

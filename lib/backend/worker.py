@@ -134,7 +134,7 @@ class Worker(Relay):
             if exchange.error is not None:
                 # Who knows what it is tuned to now: the worker goes, and the frontend is told why. Unless it was tuned
                 # to another group before, whose statement_timeout (say) held until now: then a new worker tries.
-                was_bare = self.group is self.roster.bare_group
+                was_bare = self.group in (self.roster.bare_group, self.roster.cleaned_group)
                 self.close()
                 if was_bare:
                     unit.refuse(exchange.error)
@@ -256,7 +256,7 @@ class Worker(Relay):
             elif exchange.purpose == tuning.CLEAN:
                 self.session = self.unclean = self.drew = False
                 self.unnamed = None
-                self.group = self.roster.bare_group
+                self.group = self.roster.cleaned_group if self.placeholders else self.roster.bare_group
                 self._idle()
 
         self.state = State.BUSY
