@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 MAX_HELD_BYTES = 65_536  # a message longer than this is passed on in parts, and cannot be taken back
 MAX_DISCARDED_BYTES = 1_000_000  # what is read for a frontend that is gone, before its backend is given up instead
 _ACTED_ON = ERROR | NOTICE | PARAMETER | NOTIFICATION | COPY_IN  # what in an answer is looked at before it is passed on
+_UNASKED = ERROR | NOTICE | PARAMETER | NOTIFICATION  # what a backend may say at any time
 _LAST_WARNING = "quickdie"  # the server's routine that says goodbye in a crash or an immediate shutdown: a WARNING only
 
 
@@ -46,6 +47,7 @@ class Relay(ABC):
 
     holder        the frontend that has the worker: during a unit, a transaction, or until it disconnects
     session       the holder keeps it until it disconnects
+    retiring      it is closed as soon as nobody has it
     in_flight     units and exchanges that were sent and are not answered, oldest first
     parameters    what the backend has reported (ParameterStatus)
     mid_message   a frontend has part of a message
@@ -62,6 +64,7 @@ class Relay(ABC):
         "in_flight",
         "parameters",
         "parameters_changed",
+        "retiring",
         "roster",
         "session",
         "stream",
@@ -73,7 +76,7 @@ class Relay(ABC):
         self.parameters = backend.parameters
         self.parameters_changed = True
         self.holder: Frontend | None = None
-        self.session = False
+        self.session = self.retiring = False
         self.in_flight: deque[Unit | Exchange] = deque()
         self._parts: list[bytes] = []  # of a message that is cut
         self._missing = 0  # bytes of it that are still to come, as far as is known
@@ -115,6 +118,9 @@ class Relay(ABC):
                 self._pass_on(unit, data if begin == 0 and end == stop else data[begin:end])
             begin = position = end
             if last == READY_TAG:
+                if end < stop and self._owes_nothing_behind(unit):
+                    self._end_with(data[end - 1 : end], data[end:stop])
+                    return
                 self._ready(data[end - 1 : end])
                 if self.stream.is_closed:
                     return
@@ -122,9 +128,32 @@ class Relay(ABC):
                 self._cut(unit, data, end, stop)
                 return
 
+    def _owes_nothing_behind(self, unit: Unit | Exchange | None) -> bool:
+        # Of what is in flight this was the last ReadyForQuery.
+        followed = isinstance(unit, Unit) and unit.script is not None and not unit.script.is_done
+        return len(self.in_flight) == 1 and not followed
+
+    def _end_with(self, status: bytes, behind: bytes) -> None:
+        """The last answer is there, and `behind` it something that was said before anybody asked for more: it is looked
+        at before the worker is somebody else's, who would take it for an answer."""
+        violation = None
+        try:
+            end, last, _ = scan(behind, 0, len(behind))
+            self._walk(None, behind, 0, 0, end)
+            if last != READY_TAG and end < len(behind):
+                self._cut(None, behind, end, len(behind))
+        except ProtocolViolation as error:
+            violation = error
+        self.retiring = self.retiring or violation is not None or self._goodbye is not None
+        self._ready(status)
+        if violation is not None and not self.stream.is_closed:
+            raise violation
+
     def _cut(self, unit: Unit | Exchange | None, data: bytes, end: int, stop: int) -> None:
         # The last message is not all there. It is kept, so that a frontend only ever has whole messages and can be told
         # of the worst between two of them; only a really long one is passed on in parts.
+        if unit is None and not INTERESTING[data[end]] & _UNASKED:
+            raise ProtocolViolation(f"unexpected message type {data[end : end + 1]!r} from an idle backend")
         rest = missing(data, end, stop)
         if rest is None or stop - end + rest <= MAX_HELD_BYTES or INTERESTING[data[end]] or not isinstance(unit, Unit):
             # In parts, for a long ErrorResponse must not be copied with every read.

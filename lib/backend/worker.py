@@ -51,7 +51,6 @@ class Worker(Relay):
     drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
     unnamed       the Parse that made the unnamed statement that the backend has now
     ddl           the catalog was changed in a transaction that is still open
-    retiring      it is closed as soon as nobody has it
     """
 
     __slots__ = (
@@ -66,7 +65,6 @@ class Worker(Relay):
         "number",
         "placeholders",
         "processed",
-        "retiring",
         "spoilt",
         "started_at",
         "state",
@@ -80,7 +78,7 @@ class Worker(Relay):
         self.key = backend.key
         self.group: Group = roster.bare_group
         self.state = State.IDLE
-        self.unclean = self.spoilt = self.ddl = self.drew = self.retiring = False
+        self.unclean = self.spoilt = self.ddl = self.drew = False
         self.placeholders: frozenset[str] = frozenset()
         self.unnamed: bytes | None = None
         self.cancels = 0
@@ -180,9 +178,10 @@ class Worker(Relay):
                     self.roster.group_seen(self)  # a server reload: the whole group is told
                 blocked_by = self._blocked_by
                 if blocked_by is not None:
-                    # A frontend that does not read stops its own worker: the backend waits as it would without us.
                     self._blocked_by = None
-                    blocked_by.stream.wait_drained(self.roster.client_buffer // 2)
+                    if blocked_by is self.holder:
+                        # A frontend that does not read stops its own worker: the backend waits as it would without us.
+                        blocked_by.stream.wait_drained(self.roster.client_buffer // 2)
         except ProtocolViolation as error:
             reason = error.message
         self.close(reason)
@@ -247,7 +246,10 @@ class Worker(Relay):
         elif self.unclean or status != b"I":
             self._clean(status)
         else:
-            self._idle()
+            self.state = State.IDLE
+            if self.parameters_changed:
+                self.roster.group_seen(self)
+            self.roster.worker_idle(self)
 
     def _clean(self, status: bytes) -> None:
         def cleaned(exchange: Exchange) -> None:
@@ -257,18 +259,12 @@ class Worker(Relay):
                 self.session = self.unclean = self.drew = False
                 self.unnamed = None
                 self.group = self.roster.cleaned_group if self.placeholders else self.roster.bare_group
-                self._idle()
+                self.reclaim()
 
         self.state = State.BUSY
         steps = (tuning.CLEAN,) if status == b"I" else (tuning.ROLLBACK, tuning.CLEAN)
         self.in_flight.extend(Exchange(sql, cleaned) for sql in steps)
         self.stream.write(b"".join(messages.query(sql) for sql in steps))
-
-    def _idle(self) -> None:
-        self.state = State.IDLE
-        if self.parameters_changed:
-            self.roster.group_seen(self)
-        self.roster.worker_idle(self)
 
     # --- cancelling --------------------------------------------------------------------------------------------------
 
