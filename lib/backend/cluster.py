@@ -177,7 +177,7 @@ class Cluster:
         known = self._catalogs.get(database)
         if known is None:
             known = self._catalogs[database] = _DatabaseCatalog(
-                database, lambda sql: self._query(self.primary.address, database, sql)
+                database, lambda sql: self._query(self.primary.address, database, sql), lambda: self._renew(database)
             )
             known.changed()
         return known.router
@@ -186,6 +186,13 @@ class Cluster:
         """DDL was run through the pool: nothing that was known of the catalog holds until it was scanned again."""
         if database in self._catalogs:
             self._catalogs[database].changed()
+
+    def _renew(self, database: str) -> None:
+        """What was taken for harmless is not: clean the workers on which it may have run."""
+        for pool in self.pools:
+            for login, roster in pool.rosters.items():
+                if login.database == database:
+                    roster.renew()
 
     def look_for_ddl(self) -> None:
         """DDL that did not go through the pool shows in the catalog's own counters."""
@@ -230,8 +237,9 @@ class Cluster:
 class _DatabaseCatalog:
     """The catalog scan of one database, and the router that goes by it."""
 
-    def __init__(self, database: str, query: Callable[[str], list[tuple]]) -> None:
+    def __init__(self, database: str, query: Callable[[str], list[tuple]], renew: Callable[[], None]) -> None:
         self.database = database
+        self._renew = renew
         self.router = Router(Catalog.unknown())
         self._query = query
         self._version: object = None
@@ -259,6 +267,8 @@ class _DatabaseCatalog:
                 # In a thread: a large schema takes a while to think about, and the loop must go on.
                 catalog = gevent.get_hub().threadpool.apply(Catalog.from_rows, (self._query(SCAN_SQL),))
                 if not self._again:
+                    if self.router.catalog not in (catalog, Catalog.unknown()):
+                        self._renew()
                     self.router.catalog = catalog
                     log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)
                 self._version = version = self._query(CHANGED_SQL)

@@ -42,7 +42,7 @@ class Roster:
         self.address = pool.address
         self.client_buffer = pool.settings.client_buffer
         self.bare_group: Group = pool.cluster.group(login, ())
-        # Of a worker that was cleaned and knows custom settings: no frontend's, so that it is asked whether it may serve.
+        # Of a cleaned worker that knows custom settings: no frontend is in it, so that it is asked whether it may serve.
         self.cleaned_group: Group = type(self.bare_group)(login, ())
         self.workers: list[Worker] = []
         self.idle: list[Worker] = []
@@ -275,6 +275,14 @@ class Roster:
         """Every worker goes as soon as what it does is done: what they logged in with, or as, has changed."""
         for worker in self.workers[:]:
             worker.retire()
+
+    def renew(self) -> None:
+        """Every worker is cleaned before anybody else has it."""
+        for worker in self.workers:
+            worker.unclean = True
+        idle, self.idle = self.idle, []
+        for worker in idle:
+            worker.reclaim()
 
     def close(self) -> None:
         """The server is no longer used: idle workers go now, others when they are done; what waits goes elsewhere."""
