@@ -34,6 +34,7 @@ from lib.route.verdict import Kind, Verdict
 from lib.streaming import Streaming
 from lib.virtual import Virtual, refusal, rolled_back
 from lib.wire import messages
+from lib.wire.framing import header
 from lib.wire.units import Extended, Found, gather, text_of
 
 if TYPE_CHECKING:
@@ -132,12 +133,7 @@ class Frontend:
         try:
             while data := recv():
                 size = len(data)
-                if (
-                    data[0] == _QUERY
-                    and int.from_bytes(data[1:5], "big") + 1 == size > 5
-                    and not self._rest
-                    and not streaming.is_active
-                ):
+                if size > 5 and header(data, 0) == (_QUERY, size - 1) and not self._rest and not streaming.is_active:
                     self._query(data)
                 elif not self._take(self._rest + data if self._rest else data):
                     break
@@ -187,7 +183,11 @@ class Frontend:
 
     def _query(self, data: bytes) -> None:
         self._parsed = None  # a simple query destroys the unnamed statement
-        self.submit(Unit(self, data, SIMPLE, self.router.verdict(data[5:-1])))
+        unit = Unit(self, data, SIMPLE, self.router.verdict(data[5:-1]))
+        if self.unit is None and not self.pending:
+            self._start(unit)
+        else:
+            self.pending.append(unit)
 
     def _extended(self, data: bytes, read: Extended) -> None:
         texts = read.texts
@@ -260,7 +260,7 @@ class Frontend:
     def unit_done(self, unit: Unit, status: bytes) -> None:
         """The unit's last ReadyForQuery was passed on."""
         self.status = status
-        self.unnamed = unit.unnamed_after(self.unnamed)
+        self.unnamed = None if unit.kind is SIMPLE else unit.unnamed_after(self.unnamed)
         if self.streaming.unit is unit:
             self.streaming.end(unit)
             self._parsed = self.unnamed

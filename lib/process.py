@@ -5,6 +5,7 @@ Green. Nothing is decided here.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -171,10 +172,22 @@ def _raise_file_limit(wanted: int) -> None:
         log.warning("only %d files may be open (ulimit -n), which is too few for max_client_conn", most)
 
 
+class _OneLine(logging.Formatter):
+    """A message is one line whatever names are in it: a user called "x\\nERROR ..." writes no line of his own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        printable = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in record.message)
+        record.message = "".join(printable)
+        return super().formatMessage(record)
+
+
 def run(settings: Settings) -> int:
     """Run the pool with these settings until SIGTERM or SIGINT; the exit code."""
-    logging.basicConfig(stream=sys.stderr, level=settings.log_level.upper(), format=_LOG_FORMAT)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine(_LOG_FORMAT))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     for warning in settings.warnings:
         log.warning("%s", warning)
     _raise_file_limit(settings.max_client_conn + 500)
+    gc.freeze()  # what is there now stays; the collector need not look at it again
     return Process(settings).run()

@@ -12,6 +12,7 @@ from lib.route.verdict import Verdict
 
 MAX_REMEMBERED = 4096  # bytes; the verdict of a longer shape is not kept
 MAX_BYTES = 8 << 20  # bytes of shapes kept in all
+_BEFORE_NUMBER = frozenset((b"=", b"<", b">", b",", b"("))
 
 
 class Router:
@@ -24,7 +25,8 @@ class Router:
     def __init__(self, catalog: Catalog, max_entries: int = 10000) -> None:
         self._catalog = catalog
         self._max_entries = max_entries
-        self._memo: dict[bytes, Verdict] = {}
+        self._memo: dict[bytes, Verdict] = {}  # by shape
+        self._stems: dict[bytes, Verdict] = {}  # by the text before a number at its end
         self._bytes = 0
 
     def __repr__(self) -> str:
@@ -45,18 +47,34 @@ class Router:
         known = self._memo.get(text)  # what has no literals is its own shape
         if known is not None:
             return known
+        # The number at the end of a look-up ("... where id = 42;") is taken off without a regular expression. Behind
+        # an operator or a comma only a number begins with a digit, and digits, blanks and semicolons add no statement.
+        stem = text.rstrip(b"0123456789; ")
+        known = self._stems.get(stem)
+        if known is not None:
+            return known
+        verdict = self._look_up(text)
+        if stem[-1:] in _BEFORE_NUMBER:
+            self._remember(self._stems, stem, verdict)
+        return verdict
+
+    def _look_up(self, text: bytes) -> Verdict:
         key = shape(text)
         known = self._memo.get(key)
         if known is not None:
             return known
         verdict = classify(key, self._catalog)  # the shape says the same, and is shorter
-        if len(key) <= MAX_REMEMBERED:
-            if len(self._memo) >= self._max_entries or self._bytes >= MAX_BYTES:
-                self._forget()
-            self._memo[key] = verdict
-            self._bytes += len(key)
+        self._remember(self._memo, key, verdict)
         return verdict
 
+    def _remember(self, memo: dict[bytes, Verdict], key: bytes, verdict: Verdict) -> None:
+        if len(key) <= MAX_REMEMBERED:
+            if len(memo) >= self._max_entries or self._bytes >= MAX_BYTES:
+                self._forget()
+            memo[key] = verdict
+            self._bytes += len(key)
+
     def _forget(self) -> None:
-        self._memo = {}
+        self._memo.clear()
+        self._stems.clear()
         self._bytes = 0
