@@ -42,7 +42,7 @@ class Roster:
         self.address = pool.address
         self.client_buffer = pool.settings.client_buffer
         self.bare_group: Group = pool.cluster.group(login, ())
-        # Of a cleaned worker that knows custom settings: no frontend is in it, so that it is asked whether it may serve.
+        # Of a cleaned worker that knows custom settings: no frontend is in it, so it is asked whether it may serve.
         self.cleaned_group: Group = type(self.bare_group)(login, ())
         self.workers: list[Worker] = []
         self.idle: list[Worker] = []
