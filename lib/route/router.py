@@ -5,6 +5,8 @@ Pure. The memo is bounded in entries and in bytes; when it is full it is emptied
 
 from __future__ import annotations
 
+import re
+
 from lib.route.catalog import Catalog
 from lib.route.classify import classify
 from lib.route.shape import shape
@@ -13,6 +15,7 @@ from lib.route.verdict import Verdict
 MAX_REMEMBERED = 4096  # bytes; the verdict of a longer shape is not kept
 MAX_BYTES = 8 << 20  # bytes of shapes kept in all
 _BEFORE_NUMBER = frozenset((b"=", b"<", b">", b",", b"("))
+_LITERAL = re.compile(rb"[0-9']")  # a stem with another literal in it would hardly be met again
 
 
 class Router:
@@ -54,7 +57,7 @@ class Router:
         if known is not None:
             return known
         verdict = self._look_up(text)
-        if stem[-1:] in _BEFORE_NUMBER:
+        if stem[-1:] in _BEFORE_NUMBER and not _LITERAL.search(stem):
             self._remember(self._stems, stem, verdict)
         return verdict
 
