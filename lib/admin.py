@@ -36,6 +36,7 @@ GRACE_S = 1.0  # the server's own statement_timeout comes first, for it also end
 
 # libpq shows what the server itself said as "SEVERITY:  message", in any language; all else is its own failure.
 _SAID_BY_SERVER = re.compile(r"\S+: {2}(.+)")
+_COMES_OR_GOES = "the database system is "  # starting up, shutting down, in recovery mode …
 
 
 class _TookTooLong(Exception):
@@ -272,7 +273,9 @@ def _translated(error: Any, address: Address, is_lost: bool) -> PoolError:
     by_server = _SAID_BY_SERVER.search(text)
     if by_server:
         # While connecting libpq keeps the words, not the code. It is a sign of life, so not ServerUnreachable.
-        return AdminQueryFailed(f"server {_shown(address)} refused the admin connection", detail=by_server[1])
+        sqlstate = "57P03" if by_server[1].startswith(_COMES_OR_GOES) else "XX000"
+        message = f"server {_shown(address)} refused the admin connection"
+        return AdminQueryFailed(message, sqlstate=sqlstate, detail=by_server[1])
     if is_lost:
         return ServerUnreachable(f"no connection to server {_shown(address)}", detail=text.split("\n")[0])
     return AdminQueryFailed(text.split("\n")[0])

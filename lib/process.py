@@ -25,7 +25,7 @@ from lib.backend.cluster import Cluster, Login
 from lib.backend.worker import Worker
 from lib.config import Settings
 from lib.directory import Directory
-from lib.errors import PoolError
+from lib.errors import PoolError, ShuttingDown
 from lib.login import responder
 
 log = logging.getLogger("pgstmtpool")
@@ -155,8 +155,13 @@ class Process:
         if busy:
             log.warning("%d statements did not end within shutdown_timeout and are canceled", len(busy))
             gevent.joinall([gevent.spawn(_cancel, worker) for worker in busy], timeout=_LAST_WORDS_S)
+            deadline = time.monotonic() + _LAST_WORDS_S
+            while (busy := self.cluster.busy_workers()) and time.monotonic() < deadline:
+                gevent.sleep(0.01)
             for worker in busy:
                 worker.close("the pool is shut down")
+        for frontend in list(self.arrivals.frontends.values()):  # their statements have waited for a worker in vain
+            frontend.end(ShuttingDown("terminating connection due to administrator command"))
 
 
 def _cancel(worker: Worker) -> None:

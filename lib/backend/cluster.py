@@ -273,8 +273,10 @@ class _DatabaseCatalog:
                     log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)
                 self._version = version = self._query(CHANGED_SQL)
         except PoolError as error:
-            # What is not known is opaque: slower, and right.
-            self.router.catalog = Catalog.unknown()
+            # What is not known is opaque: slower, and right. But a server that is down does not change its catalog, and
+            # reads that were harmless can be run again when it is back.
+            if not dialogue.is_transient(error):
+                self.router.catalog = Catalog.unknown()
             self._version = None
             log.warning("the catalog of %s could not be scanned: %s", self.database, error)
         finally:
