@@ -7,9 +7,9 @@
 all = {
     # --- Servers ---------------------------------------------------------------------------------------------------
 
-    # How the pool itself connects, to the primary and to the standbys: a superuser, as it reads password hashes and
-    # pg_hba rules. Without host and port. A 'password' is needed unless the server trusts the pool; please do not let
-    # it trust the pool: a login through the pool would then prove nothing.
+    # How the pool itself connects to the primary: a superuser, as it reads password hashes and pg_hba rules. Without
+    # host and port. A 'password' is needed unless the server trusts the pool; please do not let it trust the pool: a
+    # login through the pool would then prove nothing.
     'admin_cnn': {
         'user': 'postgres',
         'database': 'postgres',
@@ -23,7 +23,8 @@ all = {
     # 'slaver': [],
 
     # Only frontends whose startup parameters match one of these get workers on standbys; empty means all of them.
-    # For example [{'user': 'app', 'database': 'shop', 'password': '...'}]; without host and port.
+    # For example [{'user': 'app', 'database': 'shop'}]; without host and port. With a 'password', which all workers of
+    # that user log in with, the pool need not have seen one at a login.
     # 'conn_params': [],
 
     # --- Listening -------------------------------------------------------------------------------------------------
@@ -33,7 +34,7 @@ all = {
     # 'listen': ('127.0.0.1', 7777),
     # 'unix_socket_mode': 0o777,
 
-    # How many frontends may be connected at once. The limit of open files must be higher.
+    # How many frontends may be connected at once. The hard limit of open files (ulimit -Hn) must be higher.
     # 'max_client_conn': 10000,
 
     # How many bytes of an answer may wait for a frontend that does not read it before its worker stops reading, too.
@@ -46,21 +47,23 @@ all = {
     # 'worker_min_cnt': [],
     # 'worker_per_fe_cnt': 10,
 
-    # When a statement has waited for a busy worker for grow_after seconds, one more is started, up to max_workers for
-    # a user and database (0: never more than the two settings above say).
+    # When statements have waited for grow_after seconds without a break because all workers are busy, one more is
+    # started, up to max_workers for a user and database on a server (0: never more than the two settings above say).
+    # Workers that a frontend holds for its session do not count.
     # 'max_workers': 20,
     # 'grow_after': 0.02,
 
-    # Seconds after which a surplus worker that is idle is closed, and one of that age is replaced (0: never).
+    # Seconds after which a surplus worker that is idle is closed, and after which an idle one is too old (0: never).
     # 'idle_timeout': 600,
     # 'server_lifetime': 3600,
 
     # --- Limits, in seconds ----------------------------------------------------------------------------------------
 
-    # How long a statement waits for a worker (0: for ever). It should be longer than a failover takes.
+    # How long a statement waits for a worker (0: for ever). It should be longer than a restart of the server takes.
     # 'query_wait_timeout': 120,
 
-    # How long a server may take to let a worker in, and the wait between attempts to reach one that is down.
+    # How long a server may take for each step of a worker's login, and the wait between attempts to start a worker
+    # when statements wait and there is none.
     # 'connect_timeout': 15,
     # 'login_retry': 0.2,
 
@@ -73,14 +76,15 @@ all = {
     # --- Sessions --------------------------------------------------------------------------------------------------
 
     # A transaction holds a worker until it ends; LISTEN, temporary tables and the like hold one until the frontend
-    # disconnects. 'reject' refuses them.
+    # disconnects. 'reject' refuses them, but neither SET nor statements that a driver prepares by name, which hold one
+    # as well.
     # 'transactions': 'allow',
     # 'session_features': 'allow',
 
-    # --- High availability -----------------------------------------------------------------------------------------
+    # --- High availability: read and checked, but without effect in this release -----------------------------------
 
-    # Whether this pool promotes a standby after so many failed connections to the primary in a row. Of several pools
-    # in front of the same servers, only one may.
+    # Whether this pool will promote a standby after so many failed connections to the primary in a row. Of several
+    # pools in front of the same servers, only one may.
     # 'enable_ha': False,
     # 'ha_after_fail_cnt': 10,
 
@@ -91,8 +95,8 @@ all = {
 
     # --- Upkeep ----------------------------------------------------------------------------------------------------
 
-    # Seconds between checks of the standbys, of the catalog (for functions, triggers and views that change sessions),
-    # and of the rules in pg_hba.conf.
+    # Seconds between attempts to reach a standby that has failed; between looks whether a catalog has changed (for
+    # functions, triggers and views that change sessions); and between looks at roles and the rules of pg_hba.conf.
     # 'standby_check_interval': 2,
     # 'catalog_interval': 5,
     # 'hba_interval': 10,

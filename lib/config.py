@@ -1,9 +1,9 @@
 """The settings of the pool: one row each, and everything that is done with them reads the rows.
 
 Pure, but for `load`, for which `lib.conffile` reads the file. A row of `Settings` says a setting's name, type, unit and
-default, whether a running pool can take over a new value, how a value is checked (`lib.checks`) and what it is for; the
-same rows load, check, show and document. All complaints come at once, and none shows a password. `Settings` are checked
-whole and frozen: whoever uses one reads an attribute, and checks nothing again.
+default, whether a reload will be able to change it once there is one, how a value is checked (`lib.checks`) and what it
+is for; the same rows load, check, show and document. All complaints come at once, and none shows a password. `Settings`
+are checked whole and frozen: whoever uses one reads an attribute, and checks nothing again.
 """
 
 # ruff: noqa: RUF009 (a row is a dataclasses.field, which is made once)
@@ -28,7 +28,12 @@ SESSIONS, HA, UPKEEP = "Sessions", "High availability", "Upkeep"
 
 
 class Setting(NamedTuple):
-    """One row. `default` is as a Python conf file would give it; `trade` says what choosing it differently costs."""
+    """One row.
+
+    default      as a Python conf file would give it
+    reloadable   whether a running pool could take over a new value; in this release none does, see `changed`
+    trade        what choosing it differently costs
+    """
 
     name: str
     group: str
@@ -66,7 +71,8 @@ class Settings:
     max_client_conn: int = _row(
         NET, "integer", "frontends", 10000, True, checks.whole(1, 1_000_000),
         "How many frontends may be connected at once; the next one is refused with 53300.",
-        "Each takes some memory and a file descriptor: the limit of open files (`ulimit -n`) must be higher than this.",
+        "Each takes some memory and a file descriptor: the hard limit of open files (`ulimit -Hn`), up to which the "
+        "pool raises its own, must be higher than this.",
     )
     client_buffer: int = _row(
         NET, "integer", "bytes", 1048576, True, checks.whole(4096),
@@ -75,9 +81,9 @@ class Settings:
     )
     admin_cnn: Parameters = _row(
         SERVERS, "connection parameters", "", REQUIRED, False, checks.parameters(need_user=True),
-        "How the pool itself connects to the primary and the standbys: a dict with `user` (a superuser), and if "
-        "needed `database`, `password` and what else a startup packet may hold. No host and no port.",
-        "A superuser is needed to read password hashes and pg_hba.conf, and to promote; keep this file private.",
+        "How the pool itself connects to the primary: a dict with `user` (a superuser), and if needed `database`, "
+        "`password` and what else a connection string of libpq may hold (settings in `options`). No host and no port.",
+        "A superuser is needed to read password hashes and pg_hba.conf; keep this file private.",
     )
     master: Address = _row(
         SERVERS, "address", "", REQUIRED, False, checks.address(),
@@ -91,116 +97,136 @@ class Settings:
     )
     conn_params: tuple[Parameters, ...] = _row(
         SERVERS, "list of connection parameters", "", [], True, checks.parameter_lists,
-        "Which frontends get workers on standbys: those whose startup parameters match one of these dicts. A "
-        "`password` in it is used for those workers. No host and no port.",
-        "Empty means every frontend, with the secret that it logged in with; a list keeps connections to standbys few.",
+        "Which frontends get workers on standbys: those whose startup parameters match one of these dicts; empty means "
+        "every frontend. A `password` beside a `user` is what all workers of that user (and `database`, if it is "
+        "there) log in with, else it is what a frontend has shown at its own login. No host and no port.",
+        "A list keeps connections to standbys few, and starts them before the first statement that wants one.",
     )
     worker_min_cnt: tuple[int, ...] = _row(
         WORKERS, "list of integers", "", [], True, checks.list_of(checks.whole(1, 100_000)),
-        "How many workers a few frontends have: the n-th number is for n frontends of a user and database.",
+        "How many workers a few frontends have, on each server that they use: the n-th number is for n frontends of a "
+        "user and database.",
         "More workers mean less waiting behind slow statements, and more connections that the server has to keep.",
     )
     worker_per_fe_cnt: int = _row(
         WORKERS, "integer", "frontends", 10, True, checks.whole(1),
-        "With more frontends than `worker_min_cnt` has numbers: one worker for each so many of them.",
+        "With more frontends than `worker_min_cnt` has numbers: one worker for each so many of them, rounded up.",
         "Fewer frontends per worker mean less waiting and more connections to the server.",
     )
     max_workers: int = _row(
         WORKERS, "integer", "workers", 20, True, checks.whole(0, 100_000),
-        "While statements wait, workers are added one at a time up to so many for a user and database. 0 keeps to what "
-        "`worker_min_cnt` and `worker_per_fe_cnt` say.",
-        "Beyond a few per core of the server they make it slower; the server's `max_connections` must allow for them.",
+        "While statements wait, workers are added one at a time up to so many for a user and database on a server. "
+        "Those that a frontend holds for its session do not count. 0 keeps to what `worker_min_cnt` and "
+        "`worker_per_fe_cnt` say.",
+        "Beyond a few per core of the server they make it slower; the server's `max_connections` must allow for them, "
+        "and for those that are held.",
     )
     grow_after: float = _row(
         WORKERS, "number", "seconds", 0.02, True, checks.seconds(0, 3600),
-        "How long a statement waits for a busy worker before one more is started. 0 is at once.",
+        "One more worker is started when statements have been waiting for so long without a break, because all are "
+        "busy; then the time begins anew. It is looked at about every 10 ms, so that is what 0 comes to.",
         "Shorter answers bursts sooner; longer starts fewer connections that are soon idle.",
     )
     idle_timeout: float = _row(
         WORKERS, "number", "seconds", 600, True, checks.seconds(0),
-        "A worker beyond the number that its frontends have is closed after being idle for so long. 0 is never.",
+        "A worker beyond what `worker_min_cnt` and `worker_per_fe_cnt` say is closed after being idle for so long, "
+        "unless statements wait. 0 is never.",
         "Shorter frees connections of the server; starting one again takes it some milliseconds.",
     )
     server_lifetime: float = _row(
         WORKERS, "number", "seconds", 3600, True, checks.seconds(0),
-        "A worker that is idle and older than this is replaced. 0 is never.",
+        "A worker that is older than this is closed when it is found idle and no statement waits; another is started "
+        "when one is needed. 0 is never.",
         "A backend's caches grow with its age: shorter gives that memory back, longer spares new connections.",
     )
     query_wait_timeout: float = _row(
         LIMITS, "number", "seconds", 120, True, checks.seconds(0),
         "How long a statement waits for a worker before it fails with 53300. 0 is for ever.",
-        "It must be longer than a failover, so that frontends wait for the new primary instead of failing.",
+        "Longer lets frontends wait while the server restarts, instead of failing; shorter tells them of an overload.",
     )
     connect_timeout: float = _row(
         LIMITS, "number", "seconds", 15, True, checks.seconds(0.1, 3600),
-        "How long a server may take to accept a worker and let it in.",
+        "How long a server may take to accept the connection of a worker, and again for each step of its login.",
         "Shorter notices a silent server sooner; longer is kinder to one that is overloaded.",
     )
     login_retry: float = _row(
         LIMITS, "number", "seconds", 0.2, True, checks.seconds(0.01, 3600),
-        "The wait between two attempts to reach a server that is down.",
-        "Shorter goes on sooner when it is back, and counts `ha_after_fail_cnt` up faster.",
+        "The wait between two attempts to start a worker when statements wait and there is none, as the primary is "
+        "down or a server is full. For standbys that are down see `standby_check_interval`.",
+        "Shorter goes on sooner when it is back, and knocks more often while it is not.",
     )
     auth_timeout: float = _row(
         LIMITS, "number", "seconds", 60, True, checks.seconds(0.1, 3600),
-        "How long a frontend may take to log in, as PostgreSQL's `authentication_timeout`.",
+        "How long a frontend may take to log in, as PostgreSQL's `authentication_timeout`: for its startup packet, and "
+        "again from there until it is authenticated. While the primary is down, logins that the pool does not know yet "
+        "wait for it as long.",
         "Shorter frees what half-open connections hold; longer is for people who type their password.",
     )
     shutdown_timeout: float = _row(
         LIMITS, "number", "seconds", 30, True, checks.seconds(0),
-        "How long statements in flight may go on after SIGTERM or SIGINT. 0 is not at all.",
+        "How long statements in flight may go on after SIGTERM or SIGINT before they are canceled. 0 is not at all.",
         "Longer lets them finish; it should be shorter than what the service manager waits before it kills.",
     )
     transactions: str = _row(
         SESSIONS, "word", "", "allow", True, checks.choice("allow", "reject"),
         "Whether transactions may hold a worker until they end: `'allow'`, or `'reject'` them with 0A000.",
-        "`'reject'` keeps pooling strictly by the statement: no frontend can keep a worker from others.",
+        "`'reject'` finds the applications that need transactions; what else may hold a worker is up to "
+        "`session_features`.",
     )
     session_features: str = _row(
         SESSIONS, "word", "", "allow", True, checks.choice("allow", "reject"),
         "Whether what lives in a session (LISTEN, temporary tables, advisory locks, ...) may hold a worker until the "
-        "frontend disconnects: `'allow'`, or `'reject'` it with 0A000.",
+        "frontend disconnects: `'allow'`, or `'reject'` it with 0A000. Settings (SET) and statements that a driver "
+        "prepares by name hold one all the same.",
         "`'reject'` finds the applications that do so, before they take all workers.",
     )
     enable_ha: bool = _row(
         HA, "boolean", "", False, False, checks.boolean,
-        "Whether this pool promotes a standby when the primary is gone. Of several pools only one may.",
-        "Without it, statements for the primary wait until it is back.",
+        "Whether this pool promotes a standby when the primary is gone. **Without effect in this release**, as are the "
+        "three settings below: they are read and checked, but failover is not built yet.",
+        "Statements for the primary wait until it is back, `query_wait_timeout` long.",
     )
     ha_after_fail_cnt: int = _row(
         HA, "integer", "failures", 10, True, checks.whole(1, 1_000_000),
-        "The switch begins after so many failed connections to the primary in a row.",
+        "Without effect yet. The switch will begin after so many failed connections to the primary in a row.",
         "Fewer are faster; more are surer that it is not only restarting.",
     )
     lo_oid: int = _row(
         HA, "integer", "", 9999, True, checks.whole(1, 2**32 - 1),
-        "The large object in the primary from which the trigger file on a standby is made (PostgreSQL 11 and older).",
+        "Without effect yet. The large object in the primary from which the trigger file on a standby will be made "
+        "(PostgreSQL 11 and older).",
         "Any number that no application uses for a large object of its own.",
     )
     trigger_file: str = _row(
         HA, "file name", "", "trigger", True, checks.file_name,
-        "The `trigger_file` in the `recovery.conf` of the standbys (PostgreSQL 11 and older).",
-        "It has to be the same on all of them; newer servers are promoted without it.",
+        "Without effect yet. The `trigger_file` in the `recovery.conf` of the standbys (PostgreSQL 11 and older).",
+        "It has to be the same on all of them; newer servers will be promoted without it.",
     )
     standby_check_interval: float = _row(
         UPKEEP, "number", "seconds", 2, True, checks.seconds(0.01, 86400),
-        "How often the standbys are asked whether they are up, a failed one whether it is back.",
-        "Shorter sends fewer statements to a standby that has just died; each check is one small query.",
+        "How often a standby that has failed is tried again: a worker logs in to it. One that works is not asked; it "
+        "is left out as soon as a worker cannot be started on it.",
+        "Shorter uses it sooner when it is back; each try is one connection.",
     )
     catalog_interval: float = _row(
         UPKEEP, "number", "seconds", 5, True, checks.seconds(0.01, 86400),
-        "How often the catalog of each database is checked for functions, triggers and views that change sessions.",
-        "Until a check has seen what was created past the pool, its statements may be taken for harmless.",
+        "How often each database that frontends have used is asked whether its catalog has changed; if so, it is "
+        "scanned for functions, triggers, views and the like that change sessions. DDL through the pool has it scanned "
+        "at once.",
+        "Until a check has seen a trigger or function that was changed past the pool, statements that use it may be "
+        "taken for harmless.",
     )
     hba_interval: float = _row(
         UPKEEP, "number", "seconds", 10, True, checks.seconds(0.01, 86400),
-        "How often the rules of pg_hba.conf are read from the primary again.",
-        "Shorter applies a changed rule sooner.",
+        "How often the roles that have workers, and what ALTER ROLE or ALTER DATABASE has set, are looked at on the "
+        "primary: workers that such a change concerns are replaced. The rules of pg_hba.conf are read again at the "
+        "next login after so long, and at once when a login finds that the server has reloaded them.",
+        "Shorter replaces such workers sooner; each look is two small queries.",
     )
     log_level: str = _row(
         UPKEEP, "word", "", "info", True, checks.choice("debug", "info", "warning", "error"),
-        "The least important messages that are logged: `'debug'`, `'info'`, `'warning'` or `'error'`.",
-        "`'debug'` logs every connection and slows the pool down; nothing secret is logged at any level.",
+        "The least important messages that are logged (to stderr): `'debug'`, `'info'`, `'warning'` or `'error'`.",
+        "`'debug'` logs every connection and slows logins down; nothing secret is logged at any level.",
     )
     path: str = ""
     warnings: tuple[str, ...] = ()
@@ -246,7 +272,10 @@ def _default(row: Setting) -> str:
 
 
 class Changes(NamedTuple):
-    """Names of the settings that differ: those a running pool can take over, and those that need a restart."""
+    """Names of the settings that differ: those that a reload could take over, and those that need a restart.
+
+    There is no reload yet, so that in this release all of them need one.
+    """
 
     reloadable: tuple[str, ...]
     restart: tuple[str, ...]
@@ -340,6 +369,10 @@ def _doubts(values: Mapping[str, Any]) -> list[str]:
     workers = values.get("worker_min_cnt", ())
     if any(later < earlier for earlier, later in pairwise(workers)):
         doubts.append(f"worker_min_cnt {list(workers)} does not grow: more frontends would have fewer workers")
+    if values.get("enable_ha"):
+        doubts.append("enable_ha is on, but failover is not built yet: this release switches nothing")
+    if any("password" in each and "user" not in each for each in values.get("conn_params", ())):
+        doubts.append("conn_params has a password without a user: it is not used")
     if not values.get("slaver"):
         if values.get("enable_ha"):
             doubts.append("enable_ha is on, but slaver is empty: there is no standby to promote")
@@ -391,8 +424,7 @@ database = shop
 ```
 
 An address is `(host, port)` or `'host:port'`. A host that begins with `/` is the directory of a Unix socket, as in
-`('/var/run/postgresql', 5432)`. "Reloadable" says whether a running pool can take over a new value; the others need a
-restart.
+`('/var/run/postgresql', 5432)`. The file is read once, at the start: whatever is changed in it needs a restart.
 """
 
 
@@ -406,7 +438,6 @@ def documentation() -> str:
             parts.append(f"## {group}\n")
         unit = f" ({row.unit})" if row.unit else ""
         default = "required" if row.default is REQUIRED else f"default `{row.default!r}`"
-        reload = "reloadable" if row.reloadable else "needs a restart"
-        parts.append(f"### `{row.name}`\n\n*{row.type}{unit}, {default}, {reload}*\n")
+        parts.append(f"### `{row.name}`\n\n*{row.type}{unit}, {default}*\n")
         parts.append(textwrap.fill(f"{row.help} {row.trade}", 119) + "\n")
     return "\n".join(parts)

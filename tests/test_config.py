@@ -182,10 +182,22 @@ def test_what_is_hardly_meant_is_a_warning_only():
     assert settings(worker_min_cnt=[1, 1, 2, 2]).warnings == ()
     (said,) = settings(worker_min_cnt=[1, 3, 2]).warnings
     assert said.startswith("worker_min_cnt [1, 3, 2] does not grow")
-    (said,) = settings(enable_ha=True).warnings
-    assert said.startswith("enable_ha is on, but slaver is empty")
     (said,) = settings(conn_params=[{"user": "a"}]).warnings
     assert said.startswith("conn_params is given, but slaver is empty")
+    (said,) = settings(slaver=["db2:1"], conn_params=[{"user": "a"}, {"database": "b", "password": "hunter2"}]).warnings
+    assert said == "conn_params has a password without a user: it is not used"
+
+
+def test_high_availability_says_that_it_is_not_built_yet():
+    (said,) = settings(enable_ha=True, slaver=["db2:1"]).warnings
+    assert said == "enable_ha is on, but failover is not built yet: this release switches nothing"
+    said = settings(enable_ha=True).warnings[1]
+    assert said.startswith("enable_ha is on, but slaver is empty")
+
+
+@pytest.mark.parametrize("name", ["enable_ha", "ha_after_fail_cnt", "lo_oid", "trigger_file"])
+def test_the_manual_says_which_settings_have_no_effect_yet(name):
+    assert "without effect" in TABLE[name].help.lower()
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
