@@ -6,14 +6,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-all lint bench venv clean
+.PHONY: help demo test test-all lint bench docs venv clean
 
 help:
 	@echo "make demo      a primary and two standbys with the pooler in front, until Ctrl-C"
 	@echo "make test      the tests that need nothing but Python packages"
 	@echo "make test-all  all tests; some need Debian packages or Docker, and say which"
+	@echo "               PYTEST_ARGS='-k cancel' chooses among them, here as in make test"
 	@echo "make lint      ruff and mypy"
-	@echo "make bench     direct, PgBouncer, pgpool-II and pgstmtpool side by side"
+	@echo "make bench     direct, PgBouncer, pgpool-II and pgstmtpool side by side, into docs/benchmarks.md;"
+	@echo "               BENCH_ARGS=--quick is a smoke run, BENCH_ARGS=--help says what else there is"
+	@echo "make docs      docs/configuration.md from the table of settings"
 	@echo "make clean     remove the virtual environment and caches"
 
 demo: $(READY)
@@ -30,7 +33,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m bench.run $(BENCH_ARGS)
+	$(BIN)/python -m bench.run --write $(BENCH_ARGS)
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
 
 venv: $(READY)
 
