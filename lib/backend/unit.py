@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lib.route.verdict import Kind
-from lib.wire.messages import CLOSE_UNNAMED
+from lib.wire.messages import CLOSE_UNNAMED, COPY_FAIL, SYNC
 from lib.wire.session import Script
 
 if TYPE_CHECKING:
@@ -116,6 +116,12 @@ class Unit:
         if self.script is None:
             self.script = Script(self.kind)
             self.script.received(ord("G"))
+        if self.frontend.is_gone and self.worker is not None:
+            # Nobody will send anything, and the backend would wait for ever.
+            for part in (COPY_FAIL, SYNC)[: 2 if self.kind == EXTENDED else 1]:
+                self.script.sent(part[0])
+                self.worker.stream.write(part)
+            return
         self.open = True
         self.frontend.copy_begins(self)
 

@@ -30,6 +30,7 @@ BIND_COMPLETE = b"2\0\0\0\4"
 CLOSE_COMPLETE = b"3\0\0\0\4"
 NO_DATA = b"n\0\0\0\4"
 PARAMETER_DESCRIPTION_NONE = b"t\0\0\0\6\0\0"
+COPY_FAIL = b"f\0\0\0\x19the frontend is gone\0"
 CLOSE_UNNAMED = b"C\0\0\0\6S\0"
 
 _int32 = struct.Struct("!I")

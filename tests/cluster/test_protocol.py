@@ -544,3 +544,18 @@ def test_frontends_that_come_and_go_at_any_byte_leave_no_worker_behind(cluster, 
     with Wire(pooler) as connection:
         assert connection.value("select 1") == "1"
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("begin", [query("copy wire_t from stdin"), once("copy wire_t from stdin")], ids=["simple", "extended"])
+def test_a_copy_whose_frontend_vanished_before_it_began_is_given_up(cluster, pooler, table, begin):
+    """The backend waited for CopyData of a frontend that was gone, for ever, and held its locks."""
+    locker = cluster.primary.connect(dbname=roles.DATABASE)
+    with locker, locker.cursor() as cursor:
+        cursor.execute("lock table wire_t")
+        waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'copy wire_t%'"
+        with Wire(pooler) as vanishing:
+            vanishing.send(begin)
+            wait_until(lambda: cluster.primary.query(waiting) == [(1,)], what="the COPY to wait")
+    locker.close()
+    copying = "select count(*) from pg_stat_activity where state = 'active' and query like 'copy wire_t%'"
+    wait_until(lambda: cluster.primary.query(copying) == [(0,)], what="the COPY to end")
