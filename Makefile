@@ -15,7 +15,7 @@ help:
 	@echo "               PYTEST_ARGS='-k cancel' chooses among them, here as in make test"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     direct, PgBouncer, pgpool-II and pgstmtpool side by side, into docs/benchmarks.md;"
-	@echo "               BENCH_ARGS=--quick is a smoke run, BENCH_ARGS=--help says what else there is"
+	@echo "               BENCH_ARGS=--help says what can be chosen"
 	@echo "make docs      docs/configuration.md from the table of settings"
 	@echo "make clean     remove the virtual environment and caches"
 
