@@ -8,9 +8,11 @@ else is each one's default. One runs at a time: the idle connections of another 
 from __future__ import annotations
 
 import contextlib
+import platform
 import shlex
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -131,7 +133,20 @@ max_pool = 1
 
 def pgstmtpool_version() -> str:
     revision = first_line(["git", "-C", str(PROJECT), "rev-parse", "--short", "HEAD"])
-    return f"{revision}, Python {sys.version.split()[0]}, gevent {metadata.version('gevent')}"
+    return f"{revision}, gevent {metadata.version('gevent')}"
+
+
+def interpreter() -> str:
+    """The Python that runs pgstmtpool, which is our own, and whether it was built with optimisations."""
+    how = optimisation(sysconfig.get_config_var("CONFIG_ARGS") or "", sysconfig.get_config_var("CFLAGS") or "")
+    return f"{platform.python_implementation()} {platform.python_version()}, {how}"
+
+
+def optimisation(configure_arguments: str, cflags: str) -> str:
+    """What a Python's build settings say. (Some distributions make and use a profile without a trace of it there.)"""
+    if "--enable-optimizations" in configure_arguments or "-fprofile-use" in cflags:
+        return "built with profile-guided optimisation"
+    return "whose build settings name no profile-guided optimisation (--enable-optimizations)"
 
 
 def pgstmtpool(setup: Setup) -> list[str]:

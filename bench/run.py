@@ -115,8 +115,9 @@ def facts(chosen: argparse.Namespace, versions: Mapping[Contender, str]) -> list
     system = f"{models[0] if models else platform.machine()}, {memory_gb:.0f} GB, Linux {platform.release()}"
     poolers = [f"{one.title} {version}" for one, version in versions.items() if one.command]
     return [
-        f"{os.cpu_count()} cores, {system}",
+        f"{len(os.sched_getaffinity(0))} cores for the server, the poolers and pgbench together: {system}",
         f"PostgreSQL {contenders.server_version()}; {'; '.join(poolers)}",
+        f"pgstmtpool was run by {contenders.interpreter()}",
         f"{chosen.rounds} round(s), {chosen.seconds:g} s for each measurement, pgbench scale {chosen.scale}",
     ]
 

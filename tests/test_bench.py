@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from functools import partial
 
 import pytest
@@ -109,6 +111,29 @@ def test_copy_messages_hold_whole_lines_and_all_the_bytes() -> None:
     assert all(message[:1] == b"d" and message.endswith(b"\n") for message in messages)
     assert sum(len(message) - 5 for message in messages) == workloads.COPY_MB * 1_000_000
     assert all(int.from_bytes(message[1:5]) == len(message) - 1 for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("configure_arguments", "cflags", "said"),
+    [
+        ("'--enable-optimizations' '--with-lto'", "-O3 -Wall", "built with profile-guided optimisation"),
+        ("", "-O2 -fprofile-use -fprofile-correction", "built with profile-guided optimisation"),
+        ("'--prefix=/opt/python' '--enable-shared'", "-O3 -Wall", "whose build settings name no profile-guided"),
+    ],
+)
+def test_page_says_whether_python_was_built_with_optimisations(
+    configure_arguments: str, cflags: str, said: str
+) -> None:
+    assert contenders.optimisation(configure_arguments, cflags).startswith(said)
+
+
+def test_facts_tell_the_cores_and_the_python_and_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "server_version", lambda: "15.7")
+    machine, versions, python, _ = run.facts(run.options([]), {contenders.CONTENDERS["pgstmtpool"]: "abc1234"})
+    assert re.match(r"\d+ cores for ", machine)
+    assert versions == "PostgreSQL 15.7; pgstmtpool abc1234"
+    assert python.startswith(f"pgstmtpool was run by {platform.python_implementation()} {platform.python_version()}, ")
+    assert "/" not in python
 
 
 def test_unknown_names_on_the_command_line_are_told_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
