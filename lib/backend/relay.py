@@ -207,8 +207,6 @@ class Relay(ABC):
             # Startup values that are brought back are the frontend's, and it is told of them as of its own RESET.
             return kind == PARAMETER and self.holder is not None and unit.is_shown
         if kind == COPY_IN:
-            if unit.frontend.is_gone:
-                raise ProtocolViolation("its frontend vanished before a COPY that waits for its data")
             unit.copy_begins()
             if unit.frontend.is_gone:
                 raise ProtocolViolation("a COPY waits for data from a frontend that has gone")
