@@ -9,8 +9,9 @@ from lib.route.classify import classify
 CATALOG = Catalog.from_rows([])
 
 pieces = st.sampled_from(
-    ["select ", "f", "f1", "t", "(", ")", "=", "<", ",", ";", " ", "-", "--", "/*", "*/", "'", '"', "$", "$1", "$$", "5",
-     "12 ", "\n", "set x ", "commit", "insert into t values (", "where a ", "\\", "e'", "/*s*/", "listen a", ".", "x"]
+    ["select ", "f", "f1", "t", "(", ")", "=", "<", ",", ";", " ", "-", "--", "/*", "*/", "'", '"', "$", "$1", "$$",
+     "5", "12 ", "\n", "set x ", "commit", "insert into t values (", "where a ", "\\", "e'", "/*s*/", "listen a",
+     ".", "x"]
 )  # fmt: skip
 texts = st.lists(pieces, max_size=12).map(lambda parts: "".join(parts).encode())
 tails = st.text(alphabet="0123456789; ", max_size=6).map(str.encode)

@@ -57,6 +57,10 @@ def unit(sql: str, *values: str | None, rows: int = 0) -> bytes:
 
 
 # A dialogue is steps; a step is what to send, and the types of messages to wait for, one after the other.
+def lines(start: int, stop: int) -> str:
+    return "".join(f"{n}\t{n}\n" for n in range(start, stop))
+
+
 DIALOGUES: dict[str, list[tuple[bytes, str]]] = {
     # --- simple
     "one_statement": [(query("select 1 as a, null as b, 'ü' as c"), "Z")],
@@ -147,12 +151,17 @@ DIALOGUES: dict[str, list[tuple[bytes, str]]] = {
     # --- extended
     "extended": [(once("select $1::int + 1, $2::text", "41", None), "Z")],
     "extended_without_describe": [(unit("values (1), (2)"), "Z"), (unit("select 1 where false"), "Z")],
-    "extended_with_types": [(parse("select $1, $2", types=(23, 25)) + describe("S") + bind("1", "a") + execute() + SYNC, "Z")],
+    "extended_with_types": [
+        (parse("select $1, $2", types=(23, 25)) + describe("S") + bind("1", "a") + execute() + SYNC, "Z"),
+    ],
     "binary_results": [
         (parse("select 258, 'ab'") + message(b"B", struct.pack("!xxHHHH", 0, 0, 1, 1)) + execute() + SYNC, "Z"),
     ],
     "extended_empty": [(once(""), "Z"), (once("-- nothing"), "Z")],
-    "extended_write": [(once("insert into wire_t values ($1, $2) returning id", "1", "a"), "Z"), (once("table wire_t"), "Z")],
+    "extended_write": [
+        (once("insert into wire_t values ($1, $2) returning id", "1", "a"), "Z"),
+        (once("table wire_t"), "Z"),
+    ],
     "extended_errors": [
         (once("selekt"), "Z"),
         (once("select 1 / $1::int", "0"), "Z"),
@@ -182,7 +191,7 @@ DIALOGUES: dict[str, list[tuple[bytes, str]]] = {
             "Z",
         ),
         (query("select * from wire_t order by id"), "Z"),
-    ],  # fmt: skip
+    ],
     "syncs_alone": [(SYNC, "Z"), (SYNC + SYNC + SYNC, "ZZZ"), (FLUSH + SYNC, "Z")],
     "flush": [
         (parse("select $1::int", "f") + describe("S", "f") + FLUSH, "T"),
@@ -191,7 +200,11 @@ DIALOGUES: dict[str, list[tuple[bytes, str]]] = {
         (execute() + SYNC, "Z"),
         (FLUSH + query("select 1"), "Z"),
     ],
-    "flush_after_an_error": [(parse("selekt") + FLUSH, "E"), (bind() + execute() + FLUSH + SYNC, "Z"), (once("select 1"), "Z")],
+    "flush_after_an_error": [
+        (parse("selekt") + FLUSH, "E"),
+        (bind() + execute() + FLUSH + SYNC, "Z"),
+        (once("select 1"), "Z"),
+    ],
     "flush_in_a_transaction": [
         (query("begin"), "Z"),
         (parse("insert into wire_t values (5, 'e')") + bind() + execute() + FLUSH, "C"),
@@ -280,7 +293,11 @@ DIALOGUES: dict[str, list[tuple[bytes, str]]] = {
         (query("copy wire_t from stdin") + COPY_DONE, "Z"),
     ],
     "copy_in_without_waiting": [
-        (query("copy wire_t from stdin") + copy_data("1\ta\n") + COPY_DONE + query("table wire_t") + once("select 1"), "ZZZ"),
+        (
+            query("copy wire_t from stdin") + copy_data("1\ta\n") + COPY_DONE
+            + query("table wire_t") + once("select 1"),
+            "ZZZ",
+        ),
     ],
     "copy_in_that_the_frontend_gives_up": [
         (query("copy wire_t from stdin") + copy_data("1\ta\n") + copy_fail("no more"), "Z"),
@@ -321,12 +338,12 @@ DIALOGUES: dict[str, list[tuple[bytes, str]]] = {
         (query("select 3"), "Z"),
     ],
     "copy_of_much": [
-        (query("copy wire_t from stdin") + b"".join(copy_data(f"{n}\t{n}\n") for n in range(20_000)) + COPY_DONE, "Z"),
-        (query("copy wire_t from stdin") + copy_data("".join(f"{n}\t{n}\n" for n in range(20_000, 60_000))) + COPY_DONE, "Z"),
+        (query("copy wire_t from stdin") + b"".join(copy_data(f"{n}\t0\n") for n in range(20_000)) + COPY_DONE, "Z"),
+        (query("copy wire_t from stdin") + copy_data(lines(20_000, 60_000)) + COPY_DONE, "Z"),
         (query("select count(*), sum(id) from wire_t"), "Z"),
         (query("copy wire_t to stdout"), "Z"),
     ],
-}  # fmt: skip
+}
 
 
 def hold(connection: Wire, dialogue: list[tuple[bytes, str]]) -> list[Message]:
@@ -350,20 +367,19 @@ def test_the_pooler_says_byte_for_byte_what_the_server_says(cluster, pooler, tab
 
 
 def test_a_pipeline_of_a_thousand_units_is_answered_in_order(cluster, pooler, table):
-    units = []
-    for number in range(1000):
-        units.append(
-            [
-                query(f"select {number}"),
-                once("select $1::int", str(number)),
-                once("insert into wire_t values ($1, 'x') returning id", str(number)),
-                query(f"select count(*) from wire_t where id < {number}"),
-                query(f"select {number} / 0"),
-                SYNC,
-                parse(f"select {number}, $1") + SYNC,
-                bind("later") + execute() + SYNC,
-            ][number % 8]
-        )
+    units = [
+        [
+            query(f"select {number}"),
+            once("select $1::int", str(number)),
+            once("insert into wire_t values ($1, 'x') returning id", str(number)),
+            query(f"select count(*) from wire_t where id < {number}"),
+            query(f"select {number} / 0"),
+            SYNC,
+            parse(f"select {number}, $1") + SYNC,
+            bind("later") + execute() + SYNC,
+        ][number % 8]
+        for number in range(1000)
+    ]
     dialogue = [(b"".join(units), "Z" * 1000)]
     with Wire(cluster.primary) as direct:
         expected = hold(direct, dialogue)
@@ -378,7 +394,8 @@ def test_a_pipeline_of_a_thousand_units_is_answered_in_order(cluster, pooler, ta
 
 
 def test_every_dialogue_is_the_same_when_it_arrives_byte_by_byte(cluster, pooler, table):
-    for name in ("extended", "copy_in_by_the_extended_protocol", "query_inside_an_unsynced_unit", "flush", "function_call"):
+    names = "extended copy_in_by_the_extended_protocol query_inside_an_unsynced_unit flush function_call"
+    for name in names.split():
         heard = []
         for where in (cluster.primary, pooler):
             cluster.primary.query(f"truncate {table}", dbname=roles.DATABASE)
@@ -449,8 +466,8 @@ def test_a_cancel_key_is_as_long_as_the_protocol_has_it_and_works(cluster, poole
     with Wire(pooler, version=version) as connection:
         assert len(connection.key[1]) == size
         connection.send(query("select pg_sleep(100), 'cancel me'"))
-        running = "select count(*) from pg_stat_activity where state = 'active' and query like '%%cancel me%%' and pid <> %s"
-        wait_until(lambda: cluster.primary.query(running, [0])[0][0] > 1, what="the statement to run")
+        running = "select count(*) from pg_stat_activity where state = 'active' and query like '%cancel me%'"
+        wait_until(lambda: cluster.primary.query(running)[0][0] > 1, what="the statement to run")
         connection.cancel()
         answer = connection.until_ready()
         assert [each.fields["C"] for each in answer if each.tag == "E"] == ["57014"]
@@ -546,15 +563,15 @@ def test_frontends_that_come_and_go_at_any_byte_leave_no_worker_behind(cluster, 
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("begin", [query("copy wire_t from stdin"), once("copy wire_t from stdin")], ids=["simple", "extended"])
-def test_a_copy_whose_frontend_vanished_before_it_began_is_given_up(cluster, pooler, table, begin):
+@pytest.mark.parametrize("make", [query, once], ids=["simple", "extended"])
+def test_a_copy_whose_frontend_vanished_before_it_began_is_given_up(cluster, pooler, table, make):
     """The backend waited for CopyData of a frontend that was gone, for ever, and held its locks."""
     locker = cluster.primary.connect(dbname=roles.DATABASE)
     with locker, locker.cursor() as cursor:
         cursor.execute("lock table wire_t")
         waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'copy wire_t%'"
         with Wire(pooler) as vanishing:
-            vanishing.send(begin)
+            vanishing.send(make("copy wire_t from stdin"))
             wait_until(lambda: cluster.primary.query(waiting) == [(1,)], what="the COPY to wait")
     locker.close()
     copying = "select count(*) from pg_stat_activity where state = 'active' and query like 'copy wire_t%'"
