@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gevent.event import Event
 
+from lib.backend import tuning
 from lib.backend.unit import CALL, EXTENDED, SIMPLE, Unit
 from lib.errors import (
     BackendLost,
@@ -221,7 +222,7 @@ class Frontend:
         if unit.verdict.kind > Kind.WRITE:
             error = self._refusal(unit.verdict)
             if error is not None:
-                self.fail(unit, messages.error_response(error))
+                self._refuse(unit, messages.error_response(error))
                 return
         if self.worker is not None:
             self.worker.put(unit)
@@ -257,6 +258,25 @@ class Frontend:
             )
         return None
 
+    def _refuse(self, unit: Unit, raw: bytes) -> None:
+        """A statement that is refused fails the transaction that it is in, as any error does."""
+        worker = self.worker
+        if worker is None or self.status != b"T":
+            self.fail(unit, raw, self.status)
+            return
+
+        def rolled_back() -> None:
+            self._virtual = Virtual.FAILED
+            self.fail(unit, raw, b"E")
+            self._give_back_if_gone()
+
+        if worker.session:
+            worker.run_restore(tuning.ROLLBACK, rolled_back)
+        else:
+            self.worker = None
+            worker.reclaim(self.status)
+            rolled_back()
+
     def unit_done(self, unit: Unit, status: bytes) -> None:
         """The unit's last ReadyForQuery was passed on."""
         self.status = status
@@ -273,6 +293,9 @@ class Frontend:
 
     def _restored(self) -> None:
         self._finish()
+        self._give_back_if_gone()
+
+    def _give_back_if_gone(self) -> None:
         worker = self.worker
         if self.is_gone and worker is not None:  # it left meanwhile, while its unit still stood for the worker
             self.worker = None
@@ -397,6 +420,9 @@ class Frontend:
 
     def copy_begins(self, unit: Unit) -> None:
         """The backend waits for CopyData."""
+        if self.pending:
+            tag = self.pending[0].data[0]
+            self.end(ProtocolViolation(f"unexpected message type 0x{tag:02X} during COPY from stdin"))
         self.streaming.resume(unit)
         self.notify()
 

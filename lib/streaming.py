@@ -63,7 +63,9 @@ class Streaming:
     def begin(self, data: bytes, position: int) -> None:
         """Begin the unit whose first message is at `position`, which stays there: wait for a worker of its own."""
         frontend = self._frontend
-        frontend.wait_until(lambda: frontend.unit is None)
+        frontend.wait_until(lambda: frontend.unit is None or self.unit is not None)
+        if self.unit is not None:
+            return  # the unit ahead turned out to be a COPY, and it is that which gets the message
         kind = _KINDS.get(data[position], EXTENDED)
         verdict = self._verdict_ahead(data, position)
         if kind == EXTENDED and frontend.unnamed is not None:

@@ -1,7 +1,8 @@
 """A transaction whose backend is gone: the rest of it must not run as if each statement were one of its own.
 
 Pure. The frontend is told once that its transaction was lost; from then on it is in a failed one, as far as it can see,
-until it ends it, which answers ROLLBACK as a server does.
+until it ends it, which answers ROLLBACK as a server does. A transaction that the pool has rolled back because one of
+its statements was refused goes on in the same way.
 
 source: protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY, tutorial-transactions.html
 """
@@ -33,7 +34,7 @@ def refusal(state: Virtual) -> PoolError:
         )
     return InFailedTransaction(
         "current transaction is aborted, commands ignored until end of transaction block",
-        detail="The server connection of this transaction was lost.",
+        detail="The transaction was rolled back.",
     )
 
 

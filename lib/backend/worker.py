@@ -134,10 +134,10 @@ class Worker(Relay):
                 # to another group before, whose statement_timeout (say) held until now: then a new worker tries.
                 was_bare = self.group in (self.roster.bare_group, self.roster.cleaned_group)
                 self.close()
-                if was_bare:
-                    unit.refuse(exchange.error)
-                else:
+                if not was_bare:
                     self.roster.requeue(unit)
+                elif unit.is_wanted:
+                    unit.refuse(exchange.error)
                 return
             if sql == tuning.FORGET_NUMBERS:
                 self.drew = False

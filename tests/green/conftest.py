@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,13 @@ import pytest
 
 from tests.green.fake_server import FakeServer
 from tests.green.small_pool import SmallPool
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_heap() -> None:
+    """What pytest has made is looked at in no collection: that takes long enough to be taken for a blocked loop."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ source: protocol-flow.html
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import struct
@@ -40,6 +41,7 @@ class FakeServer:
 
     answers      by statement text: bytes in the place of its answer (before ReadyForQuery), or what is called for it
     backends     all that have logged in, those that are gone included
+    statements   what frontends had run here, on whatever backend, in order of time
     cancelled    (pid, secret) of every CancelRequest
     may_close    cleared by a test that wants to keep cancel connections open
     refusal      an ErrorResponse in the place of AuthenticationOk
@@ -48,6 +50,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.backends: list[FakeBackend] = []
+        self.statements: list[str] = []
         self.cancelled: list[tuple[int, bytes]] = []
         self.may_close = Event()
         self.may_close.set()
@@ -57,6 +60,7 @@ class FakeServer:
         self.address = ("127.0.0.1", self._server.server_port)
 
     def _serve(self, sock: Any, _address: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         backend = FakeBackend(self, sock)
         try:
             if backend.log_in():
@@ -68,11 +72,6 @@ class FakeServer:
             backend.is_gone = True
             sock.close()
 
-    @property
-    def statements(self) -> list[str]:
-        """What frontends had run here, on whatever backend, in order of backends."""
-        return [each for backend in self.backends for each in backend.statements]
-
     def stall(self, statement: str) -> None:
         """Have `statement` answer when the test says so: see FakeBackend.go_on."""
         self.answers[statement] = FakeBackend.wait
@@ -81,9 +80,16 @@ class FakeServer:
         """No new connections; those that are there are cut."""
         self._server.stop(timeout=0.1)
 
-    def close_listener(self) -> None:
-        """Connections are refused; those that are there stay."""
+    def go_down(self) -> None:
+        """Connections are refused and cut until come_up()."""
         self._server.close()
+        for backend in self.backends:
+            if not backend.is_gone:
+                backend.hang_up()
+
+    def come_up(self) -> None:
+        self._server = StreamServer(self.address, self._serve)
+        self._server.start()
 
 
 class FakeBackend:
@@ -102,14 +108,15 @@ class FakeBackend:
         self.pid = 1000 + len(server.backends)
         self.secret = struct.pack("!I", self.pid * 7)
         self.received = ""
-        self.everything = b""
+        self.everything = bytearray()
         self.statements: list[str] = []
         self.own: list[str] = []
         self.status = "I"
         self.settings: dict[str, str] = {}
         self.is_gone = False
         self.is_waiting = False
-        self.copied = b""
+        self.copied = bytearray()
+        self._buffer = bytearray()
         self._go = Event()
         self._copy: str | None = None  # the protocol of the COPY that is under way: Q or E
         self._skipping = False
@@ -159,13 +166,14 @@ class FakeBackend:
     # --- login -------------------------------------------------------------------------------------------------------
 
     def _exactly(self, size: int) -> bytes:
-        parts = b""
-        while len(parts) < size:
-            data = self.sock.recv(size - len(parts))
+        while len(self._buffer) < size:
+            data = self.sock.recv(1 << 16)
             if not data:
                 raise HungUp
-            parts += data
-        return parts
+            self._buffer += data
+        found = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return found
 
     def log_in(self) -> bool:
         """Answer the startup packet, or take a CancelRequest; whether this is a backend now."""
@@ -184,7 +192,9 @@ class FakeBackend:
     # --- statements --------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        while True:
+        for number in itertools.count(1):
+            if number % 20 == 0:
+                gevent.sleep(0)  # what has arrived is read without a turn of the loop
             head = self._exactly(5)
             body = self._exactly(struct.unpack_from("!I", head, 1)[0] - 4)
             self.received += chr(head[0])
@@ -242,6 +252,8 @@ class FakeBackend:
     def _run(self, statement: str, protocol: str) -> None:
         is_own = statement.startswith(("SET SESSION AUTHORIZATION DEFAULT", "DISCARD ALL", "ROLLBACK", "SELECT pg_cat"))
         (self.own if is_own else self.statements).append(statement)
+        if not is_own:
+            self.server.statements.append(statement)
         answer = self.server.answers.get(statement)
         if callable(answer):
             answer(self)

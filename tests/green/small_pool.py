@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import time
@@ -69,13 +70,16 @@ class Answer(list[Message]):
 
 
 class Client:
-    """The other end of a frontend's socket."""
+    """A client on a socket of gevent's: of a frontend, or of a server itself."""
 
-    def __init__(self, sock: socket.socket, frontend: Frontend) -> None:
-        self.sock = green.socket(fileno=sock.detach())
-        self.frontend = frontend
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self._buffer = bytearray()
+
+    def serve(self, frontend: Frontend, pool: SmallPool) -> None:
+        """Have `frontend`, at the other end, served by `pool`."""
+        self.frontend, self.pool = frontend, pool
         self.thread = gevent.spawn(frontend.serve)
-        self._buffer = b""
 
     def send(self, *parts: bytes) -> None:
         self.sock.sendall(b"".join(parts))
@@ -93,12 +97,18 @@ class Client:
                     return None
                 self._buffer += data
         end = 1 + struct.unpack_from("!I", self._buffer, 1)[0]
-        found, self._buffer = Message(chr(self._buffer[0]), self._buffer[5:end]), self._buffer[end:]
+        found = Message(chr(self._buffer[0]), bytes(self._buffer[5:end]))
+        del self._buffer[:end]
         return found
 
     def _messages(self) -> Iterator[Message]:
-        while (found := self.read()) is not None:
+        for number in itertools.count(1):
+            found = self.read()
+            if found is None:
+                return
             yield found
+            if number % 20 == 0:
+                gevent.sleep(0)  # what has arrived is read without a turn of the loop
 
     def until_ready(self) -> Answer:
         return self.until("Z")
@@ -173,7 +183,8 @@ class SmallPool:
         frontend = Frontend(net.Stream(ours), self.cluster, group, key, "a test", may_use_standbys)
         login.frontends += 1
         group.frontends.add(frontend)
-        client = Client(theirs, frontend)
+        client = Client(green.socket(fileno=theirs.detach()))
+        client.serve(frontend, self)
         client.thread.link(lambda _: self._has_left(frontend))
         self.clients.append(client)
         return client
