@@ -180,14 +180,27 @@ DIALOGUES: dict[str, list[tuple[bytes, str]]] = {
     ],
     "several_statements_in_one_unit": [
         (
-            parse("insert into wire_t values (1, 'a')") + bind() + execute()
-            + parse("insert into wire_t values (2, 'b')") + bind() + execute()
-            + parse("select count(*) from wire_t") + bind() + describe() + execute() + SYNC,
+            parse("insert into wire_t values (1, 'a')")
+            + bind()
+            + execute()
+            + parse("insert into wire_t values (2, 'b')")
+            + bind()
+            + execute()
+            + parse("select count(*) from wire_t")
+            + bind()
+            + describe()
+            + execute()
+            + SYNC,
             "Z",
         ),
         (
-            parse("insert into wire_t values (3, 'c')") + bind() + execute()
-            + parse("insert into wire_t values (1, 'd')") + bind() + execute() + SYNC,
+            parse("insert into wire_t values (3, 'c')")
+            + bind()
+            + execute()
+            + parse("insert into wire_t values (1, 'd')")
+            + bind()
+            + execute()
+            + SYNC,
             "Z",
         ),
         (query("select * from wire_t order by id"), "Z"),
@@ -294,8 +307,11 @@ DIALOGUES: dict[str, list[tuple[bytes, str]]] = {
     ],
     "copy_in_without_waiting": [
         (
-            query("copy wire_t from stdin") + copy_data("1\ta\n") + COPY_DONE
-            + query("table wire_t") + once("select 1"),
+            query("copy wire_t from stdin")
+            + copy_data("1\ta\n")
+            + COPY_DONE
+            + query("table wire_t")
+            + once("select 1"),
             "ZZZ",
         ),
     ],
