@@ -45,6 +45,7 @@ class FakeServer:
     cancelled    (pid, secret) of every CancelRequest
     may_close    cleared by a test that wants to keep cancel connections open
     refusal      an ErrorResponse in the place of AuthenticationOk
+    silent       a login is not answered at all
     """
 
     def __init__(self) -> None:
@@ -55,6 +56,7 @@ class FakeServer:
         self.may_close = Event()
         self.may_close.set()
         self.refusal: bytes | None = None
+        self.silent = False
         self._server = StreamServer(("127.0.0.1", 0), self._serve)
         self._server.start()
         self.address = ("127.0.0.1", self._server.server_port)
@@ -182,6 +184,8 @@ class FakeBackend:
             self.server.cancelled.append((struct.unpack_from("!I", packet, 4)[0], packet[8:]))
             self.server.may_close.wait()
             return False
+        if self.server.silent:
+            self._exactly(1)
         if self.server.refusal is not None:
             self.say(self.server.refusal)
             return False
