@@ -32,6 +32,8 @@ Key = tuple[Address, str, str]
 
 Ask = Callable[["_Link", float], Any]
 
+_BLANK_OR_BACKSLASH = re.compile(r"[\s\\]")  # what separates or escapes in `options`
+
 GRACE_S = 1.0  # the server's own statement_timeout comes first, for it also ends the statement there
 
 # libpq shows what the server itself said as "SEVERITY:  message", in any language; all else is its own failure.
@@ -67,6 +69,20 @@ class _Link:
                 pass
 
 
+def _for_libpq(params: dict[str, str]) -> dict[str, str]:
+    """Parameters that are settings of the server (search_path, ...) go into `options`, where libpq passes them on."""
+    known, settings = {}, []
+    for name, value in params.items():
+        try:
+            extensions.make_dsn(**{name: value})
+            known[name] = value
+        except psycopg2.ProgrammingError:  # no connection option
+            settings.append(f"-c {name}=" + _BLANK_OR_BACKSLASH.sub(r"\\\g<0>", value))
+    if settings:
+        known["options"] = " ".join([known.get("options", ""), *settings]).strip()
+    return known
+
+
 class Admin:
     """Runs queries on any server as the user of admin_cnn.
 
@@ -77,7 +93,7 @@ class Admin:
         self, params: Mapping[str, Any], *, connect_timeout_s: float = 5.0, statement_timeout_s: float = 5.0,
         idle_timeout_s: float = 60.0, threads: int = 4,
     ) -> None:  # fmt: skip
-        self._params = {"dbname" if name == "database" else name: str(value) for name, value in params.items()}
+        self._params = _for_libpq({"dbname" if name == "database" else name: str(params[name]) for name in params})
         self.database = self._params.pop("dbname", "postgres")
         self.connect_timeout_s = connect_timeout_s
         self.statement_timeout_s = statement_timeout_s

@@ -7,7 +7,7 @@ import time
 import gevent
 import pytest
 
-from lib.admin import Admin
+from lib.admin import Admin, _for_libpq
 from lib.errors import AdminQueryFailed, ServerUnreachable
 from tests.cluster.auth_roles import ADMIN
 from tests.servers import Server
@@ -130,3 +130,10 @@ def test_what_is_idle_is_closed(own_server):
     admin.close()
 
 
+
+
+def test_settings_of_the_server_in_admin_cnn_are_set_and_not_taken_for_connection_options():
+    assert _for_libpq({"user": "a", "search_path": "a, b", "options": "-c x=1"}) == {
+        "user": "a",
+        "options": "-c x=1 -c search_path=a,\\ b",
+    }
