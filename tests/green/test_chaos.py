@@ -14,9 +14,22 @@ import pytest
 
 from tests.green.fake_server import TERMINATED, FakeBackend, HungUp
 from tests.green.small_pool import Answer, Client, SmallPool, wait_until
-from tests.wire_samples import COPY_DONE, FLUSH, SYNC, bind, copy_data, execute, parse, query
+from tests.wire_samples import (
+    BACKEND,
+    COPY_DONE,
+    FLUSH,
+    SYNC,
+    bind,
+    copy_data,
+    execute,
+    notice,
+    parameter,
+    parse,
+    query,
+)
 
 FRONTENDS, TURNS = 12, 25
+NOTIFICATION, WARNING = BACKEND["NotificationResponse"], notice("WARNING", "01000", "something is the matter")
 MAY_BE_TOLD = {"ERROR 08007", "ERROR 08006", "ERROR 25P02", "ERROR 57014", "ERROR 26000"}
 
 
@@ -55,6 +68,7 @@ class Somebody:
         assert set(answer.rows) <= {statement}, f"{statement} was answered {answer.rows}"
         assert set(answer.errors) <= MAY_BE_TOLD, answer.errors
         assert answer.errors or answer.rows == [statement]
+        assert "A" not in answer.tags, "a notification that nobody listens for"
         return not answer.errors
 
     def note(self, statement: str, answer: Answer) -> None:
@@ -104,7 +118,8 @@ class Somebody:
     def copy(self) -> None:
         statement = self.statement("copy t{} from stdin")
         self._client.send(query(statement))
-        first = self._client.read()
+        while (first := self._client.read()) is not None and first.tag in "NS":
+            pass
         if first is not None and first.tag == "G":
             self._client.send(*[copy_data(b"1\n")] * 5, COPY_DONE)
         answer = self._client.until_ready()
@@ -149,13 +164,22 @@ def kill_at_random(pool: SmallPool, dice: random.Random) -> None:
         FakeBackend._run = original  # type: ignore[method-assign]
 
 
+def chatter(pool: SmallPool, dice: random.Random) -> None:
+    """Backends say what they may say at any time, between two messages of an answer, and while they are idle."""
+    while True:
+        gevent.sleep(0.001)
+        for backend in pool.server.backends:
+            if not backend.is_gone:
+                backend.say(dice.choice([NOTIFICATION, WARNING, parameter("TimeZone", str(dice.randint(1, 9)))]))
+
+
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("calm", [True, False], ids=["calm", "stormy"])
+@pytest.mark.parametrize("weather", [None, chatter, kill_at_random])
 @pytest.mark.loop_gap_ms(50)
-def test_whatever_happens_everybody_gets_their_own_answers_and_nothing_runs_twice(start, seed, calm):
+def test_whatever_happens_everybody_gets_their_own_answers_and_nothing_runs_twice(start, seed, weather):
     dice = random.Random(seed)
     pool = start(worker_per_fe_cnt=5, max_workers=dice.choice([0, 4]), grow_after=0.005)
-    storm = None if calm else gevent.spawn(kill_at_random, pool, dice)
+    storm = gevent.spawn(weather, pool, dice) if weather else None
     everybody = [Somebody(pool, number, random.Random(f"{seed} {number}")) for number in range(FRONTENDS)]
     try:
         threads = [gevent.spawn(somebody.live) for somebody in everybody]

@@ -7,6 +7,8 @@ from itertools import pairwise
 import gevent
 import pytest
 
+from lib.backend.cluster import Group
+from lib.backend.unit import Visit
 from tests.green.fake_server import FakeBackend
 from tests.green.small_pool import Client, SmallPool, wait_until
 from tests.wire_samples import complaint, parameter, query
@@ -160,6 +162,44 @@ def test_statements_that_wait_run_in_the_order_in_which_they_came(start):
     for client in clients:
         client.until_ready()
     assert pool.server.statements[2:] == [f"select {number}" for number in range(5)]
+
+
+def visit(pool: SmallPool, group: Group) -> tuple[list[bytes | None], Visit]:
+    """A frontend that is being let in; what it was told is in the list: None for a worker, or an ErrorResponse."""
+    told: list[bytes | None] = []
+    visit = Visit(group, lambda: told.append(None), told.append)
+    pool.cluster.dispatch(visit)
+    return told, visit
+
+
+def test_a_frontend_that_comes_in_learns_what_the_server_reports_for_its_settings(start):
+    pool = start(worker_per_fe_cnt=1000, max_workers=0)
+    group = pool.connect(application_name="mine").frontend.group
+    told, _ = visit(pool, group)
+    wait_until(lambda: told)
+    assert told == [None]
+    assert group.parameters == {"server_version": "15.0", "application_name": "mine"}
+
+
+def test_a_frontend_whose_settings_are_refused_learns_why(start):
+    pool = start(worker_per_fe_cnt=1000, max_workers=0)
+    group = pool.connect(role="nobody").frontend.group
+    error = complaint("ERROR", "22023", 'role "nobody" does not exist')
+    pool.server.answers[group.tuning] = error
+    told, _ = visit(pool, group)
+    wait_until(lambda: told)
+    assert told == [error]
+
+
+def test_a_frontend_that_left_while_it_was_being_let_in_is_told_nothing(start):
+    pool = start(worker_per_fe_cnt=1000, max_workers=0)
+    holder = pool.connect()
+    holder.query("begin")
+    told, left = visit(pool, holder.frontend.group)
+    left.is_wanted = False
+    holder.query("commit")
+    assert pool.connect().query(READ).rows == [READ]
+    assert told == []
 
 
 # --- a server that cannot be used ------------------------------------------------------------------------------------

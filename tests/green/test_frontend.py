@@ -147,6 +147,23 @@ def test_an_answer_through_the_pool_is_the_one_of_the_server(pool, name, piece):
     assert client.query("select 'still in step'").rows == ["select 'still in step'"]
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["of another", "of another in the place of its own"])
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_so_it_is_on_a_worker_that_has_an_unnamed_statement(pool, name, own):
+    """The frontend's own goes in front of its messages, or a Close: and nobody sees the answer to that."""
+    pool.server.answers[FAIL] = SYNTAX_ERROR
+    direct, client, other = straight_to(pool.server), pool.connect(), pool.connect()
+    if own:
+        for each in (direct, client):
+            transcript(each, [parse("select 'own'") + SYNC, "Z"], 1_000_000)
+    expected = transcript(direct, SEQUENCES[name], 1_000_000)
+    transcript(other, [parse("select 'secret'") + SYNC, "Z"], 1_000_000)
+    assert transcript(client, SEQUENCES[name], 1_000_000) == expected
+    assert client.hears_nothing()
+    client.query("commit")
+    assert client.query("select 'still in step'").rows == ["select 'still in step'"]
+
+
 @pytest.mark.parametrize("piece", [10_000_000, 20_011], ids=["at once", "in pieces"])
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.loop_gap_ms(60)  # the fake server's work on large messages is in it
