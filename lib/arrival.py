@@ -163,6 +163,8 @@ class Arrivals:
 
     def _greet(self, frontend: Frontend) -> None:
         """Tell the frontend that it is in, and serve it."""
+        if self.is_stopping:
+            raise ShuttingDown("the pool is shutting down")
         group = frontend.group
         greeting = [messages.AUTHENTICATION_OK]
         greeting += (messages.parameter_status(name, value) for name, value in group.parameters.items())

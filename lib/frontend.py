@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import gevent
 from gevent.event import Event
 
 from lib.backend import tuning
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 MAX_PENDING = 200  # units that a frontend may pipeline before it is read on
 _IDLE_ONLY = ("57P05",)  # idle_session_timeout: the server says it only while it is idle, so nothing of ours has run
 _QUERY = ord("Q")
+_READ_OUT_S = 10.0  # how long a frontend that was ended may take to read what it was told
 
 
 class Frontend:
@@ -64,6 +66,7 @@ class Frontend:
     __slots__ = (
         "__weakref__",
         "_changed_parameters",
+        "_is_read_out",
         "_parsed",
         "_pumping",
         "_rest",
@@ -117,6 +120,7 @@ class Frontend:
         self._wake: Event | None = None
         self._pumping = False
         self._stopping = False
+        self._is_read_out = False  # it was ended, and still reads what it was told before
         self._changed_parameters: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -132,7 +136,7 @@ class Frontend:
         """Read until the frontend is gone; leave nothing of it behind."""
         recv, streaming = self.stream.recv, self.streaming
         try:
-            while data := recv():
+            while (data := recv()) and not self.is_gone:
                 size = len(data)
                 if size > 5 and header(data, 0) == (_QUERY, size - 1) and not self._rest and not streaming.is_active:
                     self._query(data)
@@ -175,6 +179,8 @@ class Frontend:
                 if streaming.unit is None:
                     streaming.drop(data, position)
             elif what is Found.TERMINATE:
+                # What was pipelined in front of it runs, as it would on the server.
+                self.wait_until(lambda: streaming.is_active or (self.unit is None and not self.pending))
                 return False
             elif what is Found.NOTHING:
                 break
@@ -339,9 +345,11 @@ class Frontend:
     def _answer_virtually(self, unit: Unit) -> None:
         ends = unit.verdict.ends
         if self._virtual is Virtual.FAILED and ends and not unit.open:
-            self._virtual = Virtual.NONE
-            self.status = b"I"
-            self.stream.write(rolled_back(unit.data))
+            answer, self.status = rolled_back(unit.data)
+            if self.status == b"I":
+                self._virtual = Virtual.NONE
+            self.unnamed = unit.unnamed_after(self.unnamed)
+            self.stream.write(answer)
             self._finish()
             return
         error = messages.error_response(refusal(self._virtual))
@@ -449,7 +457,14 @@ class Frontend:
     def end(self, error: PoolError) -> None:
         """Say why, and close."""
         self.stream.write(messages.error_response(error, "FATAL"))
-        self.close()
+        if not self.stream.pending or self.unit is not None:
+            self.close()
+            return
+        # It reads slowly, and what it was answered before is still its own. But it does not have for ever.
+        self.is_gone = self._is_read_out = True
+        self.notify()
+        self.stream.stop_reading()
+        gevent.spawn_later(_READ_OUT_S, self.stream.close)
 
     def close(self) -> None:
         self.is_gone = True
@@ -458,7 +473,8 @@ class Frontend:
 
     def _leave(self) -> None:
         self.is_gone = True
-        self.stream.close()
+        if not self._is_read_out:
+            self.stream.close()
         self.pending.clear()
         unit, worker = self.unit, self.worker
         if unit is not None and unit.worker is not None:
@@ -468,3 +484,6 @@ class Frontend:
         elif unit is None and worker is not None:
             self.worker = None
             worker.reclaim(self.status)
+        if self._is_read_out:
+            self.stream.wait_drained()
+            self.stream.close()

@@ -137,7 +137,8 @@ def admit(
     if why_not is not None:
         raise why_not
     admission = Admission(login.user, login.database, rule.method, access)
-    return login.with_worker(admission, start_worker) if wants_worker else admission
+    # Asked again: others may have started it while this one proved who it is.
+    return login.with_worker(admission, start_worker) if wants_worker and needs_worker() else admission
 
 
 def responder(user: str, credential: Credential | None) -> Answer:

@@ -207,6 +207,13 @@ class Stream:
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
+    def stop_reading(self) -> None:
+        """Whoever reads is at the end; what was written is still sent."""
+        try:
+            self.sock.shutdown(socket.SHUT_RD)
+        except OSError:
+            self._break()
+
     def _break(self) -> None:
         # The peer is gone: nothing can be sent any more, and whoever waits for that is let go.
         self.pending = 0
@@ -262,7 +269,11 @@ def connect(address: Address, timeout_s: float) -> Stream:
         except OSError as error:
             raise ServerUnreachable(f"could not connect to server {show_address(address)}: {error}") from None
         for family, target in targets:
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:  # out of file descriptors
+                reason = error
+                continue
             try:
                 _connect(sock, target)
                 return Stream(sock)

@@ -110,8 +110,12 @@ class Process:
         while True:
             if crowded.wait(_SWEEP_S):
                 gevent.sleep(_CROWDED_SWEEP_S)
-            if not self.cluster.sweep(time.monotonic()):
-                crowded.clear()
+            try:
+                if not self.cluster.sweep(time.monotonic()):
+                    crowded.clear()
+            except Exception:  # whatever it is, all other limits are still to be kept
+                log.exception("not all limits could be kept")
+                gevent.sleep(_SWEEP_S)
 
     def _census(self) -> None:
         """A changed or dropped role loses its workers, and what the pool knew to log in with; and all workers are

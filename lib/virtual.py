@@ -38,19 +38,21 @@ def refusal(state: Virtual) -> PoolError:
     )
 
 
-def rolled_back(unit: bytes) -> bytes:
+def rolled_back(unit: bytes) -> tuple[bytes, bytes]:
     """What a server answers to a unit that ends a failed transaction, message by message.
 
-    unit   a Query, or messages of the extended protocol up to Sync
+    unit      a Query, or messages of the extended protocol up to Sync
+    returns   (answer, status): the transaction is over when COMMIT or ROLLBACK was executed, and not when it was parsed
     """
     done = messages.command_complete(b"ROLLBACK")
+    status = b"E"
     answers = {
-        ord("Q"): done + messages.READY[b"I"],
+        ord("Q"): done,
         ord("P"): messages.PARSE_COMPLETE,
         ord("B"): messages.BIND_COMPLETE,
         ord("C"): messages.CLOSE_COMPLETE,
         ord("E"): done,
-        ord("S"): messages.READY[b"I"],
+        ord("S"): b"",
     }
     parts = []
     position = 0
@@ -61,5 +63,7 @@ def rolled_back(unit: bytes) -> bytes:
             parts.append((messages.PARAMETER_DESCRIPTION_NONE if is_statement else b"") + messages.NO_DATA)
         else:
             parts.append(answers[tag])
+            if tag in b"QE":
+                status = b"I"
         position = end
-    return b"".join(parts)
+    return b"".join(parts) + messages.READY[status], status

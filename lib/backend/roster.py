@@ -102,7 +102,9 @@ class Roster:
             self.pool.cluster.crowded.set()
         unit.queued_at = unit.queued_at or now
         self.waiting.appendleft(unit)
-        if not self.workers and not self.starting:
+        if self.idle:
+            self.worker_idle(self.idle.pop())
+        elif not self.workers and not self.starting:
             self.grow()
 
     def worker_idle(self, worker: Worker) -> None:
@@ -244,6 +246,9 @@ class Roster:
         settings = self.pool.settings
         if settings.query_wait_timeout:
             self._time_out(now - settings.query_wait_timeout)
+        if self.waiting and self.idle and not self.starting:
+            # The worker in the place of an unfit one could not be started. What waits behind may well find it fit.
+            self.worker_idle(self.idle.pop())
         if self.waiting:
             crowded_for = now - self._crowded_since
             if now >= self._paused_until and dispatch.may_grow(

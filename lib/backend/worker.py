@@ -184,6 +184,9 @@ class Worker(Relay):
                         blocked_by.stream.wait_drained(self.roster.client_buffer // 2)
         except ProtocolViolation as error:
             reason = error.message
+        except Exception as error:
+            log.exception("%r cannot go on", self)
+            reason = f"internal error: {error!r}"
         self.close(reason)
 
     # --- the end of a unit -------------------------------------------------------------------------------------------
