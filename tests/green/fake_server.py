@@ -24,6 +24,7 @@ from tests.wire_samples import built, complaint, complete, description, i16, i32
 
 CANCEL_CODE = 80877102
 REPORTED = ("application_name",)  # of the settings, those that are told when they change
+GREETING = built("R", i32(0)) + parameter("server_version", "15.0") + parameter("application_name", "")
 SYNTAX_ERROR = complaint("ERROR", "42601", "syntax error")
 TERMINATED = complaint("FATAL", "57P01", "terminating connection due to administrator command")
 _SET = re.compile(r"set_config\(E?'([^']*)', E?'((?:[^']|'')*)'")
@@ -46,6 +47,7 @@ class FakeServer:
     may_close    cleared by a test that wants to keep cancel connections open
     refusal      an ErrorResponse in the place of AuthenticationOk
     silent       a login is not answered at all
+    greeting     what a login is answered with in the place of all that belongs there; then the connection is closed
     """
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class FakeServer:
         self.may_close.set()
         self.refusal: bytes | None = None
         self.silent = False
+        self.greeting: bytes | None = None
         self._server = StreamServer(("127.0.0.1", 0), self._serve)
         self._server.start()
         self.address = ("127.0.0.1", self._server.server_port)
@@ -189,8 +192,10 @@ class FakeBackend:
         if self.server.refusal is not None:
             self.say(self.server.refusal)
             return False
-        reported = parameter("server_version", "15.0") + parameter("application_name", "")
-        self.say(built("R", i32(0)), reported, built("K", i32(self.pid), self.secret), ready())
+        if self.server.greeting is not None:
+            self.say(self.server.greeting)
+            return False
+        self.say(GREETING, built("K", i32(self.pid), self.secret), ready())
         return True
 
     # --- statements --------------------------------------------------------------------------------------------------
@@ -314,11 +319,3 @@ class FakeBackend:
 def echo(statement: str, protocol: str = "Q") -> bytes:
     """The answer to a statement: one row with its text."""
     return (description("text") if protocol == "Q" else b"") + row(statement) + complete("SELECT 1")
-
-
-def stay_silent(_: FakeBackend) -> None:
-    """For `answers`: say nothing, and never ReadyForQuery."""
-    gevent.sleep(3600)
-
-
-__all__ = ["SYNTAX_ERROR", "TERMINATED", "FakeBackend", "FakeServer", "HungUp", "echo", "stay_silent", "text"]

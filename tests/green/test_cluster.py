@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import pairwise
 
 import gevent
@@ -9,9 +11,9 @@ import pytest
 
 from lib.backend.cluster import Group
 from lib.backend.unit import Visit
-from tests.green.fake_server import FakeBackend
+from tests.green.fake_server import GREETING, FakeBackend
 from tests.green.small_pool import Client, SmallPool, wait_until
-from tests.wire_samples import complaint, parameter, query
+from tests.wire_samples import built, complaint, parameter, query, ready, row
 
 SLOW = "select slow"
 READ = "select 1"
@@ -245,6 +247,33 @@ def test_a_server_that_says_nothing_is_given_up_in_time_and_tried_again(start):
     assert client.until_ready().rows == [READ]
 
 
+def test_a_server_that_is_cut_at_any_byte_of_a_login_is_tried_again(start):
+    pool = start()
+    client = pool.connect()
+    greeting = GREETING + built("K", bytes(8)) + ready()
+    for size in range(0, len(greeting), 3):
+        pool.server.greeting = greeting[:size]
+        client.send(query("insert into t values (1)"))
+        tried = pool.logins
+        wait_until(lambda tried=tried: pool.logins > tried + 1, "another attempt")
+        assert client.hears_nothing()
+        pool.server.greeting = None
+        assert client.until_ready().rows == ["insert into t values (1)"]
+        pool.cluster.retire_workers()
+        wait_until(lambda: not pool.workers, "the end of the worker")
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"R\0\0\0\0", row("early"), b"\xff" * 100])
+def test_something_that_is_no_server_is_told_to_whoever_waits(start, garbage):
+    pool = start()
+    pool.server.greeting = garbage
+    client = pool.connect()
+    answer = client.query(READ)
+    assert (answer.tags, answer.errors) == ("EZ", ["ERROR 08P01"])
+    pool.server.greeting = None
+    assert client.query(READ).rows == [READ]
+
+
 # --- standbys --------------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +387,27 @@ def test_a_pool_that_is_closed_leaves_no_backend_behind(start):
     assert client.query("commit").status == "I"
     wait_until(lambda: all(backend.is_gone for backend in backends), "the end of the last one")
     assert all(backend.received.endswith("X") for backend in backends)
+
+
+def test_nothing_is_kept_of_frontends_that_have_left(start):
+    """A pool that runs for a year must not remember everybody who was ever there."""
+    pool = start(worker_per_fe_cnt=1000, max_workers=0)
+    stays = pool.connect()
+    left = []
+    for number in range(30):
+        client = pool.connect(application_name=f"number {number}")
+        client.query("select 1" if number % 2 else "begin")
+        left.append(weakref.ref(client.frontend))
+        client.vanish()
+        client.thread.join(5)
+    stays.query(READ)
+    pool.clients[1:] = []
+    del client
+    gevent.sleep(0)
+    gc.collect()
+    assert [each for each in left if each() is not None] == []
+    assert len(pool.cluster._groups) == 1
+    assert len(pool.rosters) == 1
 
 
 def test_its_repr_says_who_is_who(start):
