@@ -192,10 +192,12 @@ class Arrivals:
     def _start_worker(self, who: Login, answer: Answer) -> Worker:
         roster = self.cluster.primary.roster(who)
         roster.starting += 1
+        roster.relayed += 1
         try:
             backend = roster.open_backend(answer)
         finally:
             roster.starting -= 1
+            roster.relayed -= 1
         return roster.adopt(backend)
 
     def _learn_parameters(self, group: Group) -> None:

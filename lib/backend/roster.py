@@ -34,6 +34,7 @@ class Roster:
     idle       workers that anybody may have; the one used last is last
     waiting    units and visits, oldest first
     starting   workers that are logging in
+    relayed    those of them whose frontend is asked by the server itself, and may take its time
     """
 
     def __init__(self, pool: Pool, login: Login) -> None:
@@ -47,7 +48,7 @@ class Roster:
         self.workers: list[Worker] = []
         self.idle: list[Worker] = []
         self.waiting: deque[Unit | Visit] = deque()
-        self.starting = 0
+        self.starting = self.relayed = 0
         self.is_closed = False
         self._crowded_since = 0.0
         self._paused_until = 0.0
@@ -251,8 +252,10 @@ class Roster:
             self.worker_idle(self.idle.pop())
         if self.waiting:
             crowded_for = now - self._crowded_since
+            # Nobody has to wait for a frontend that does not say who it is.
+            shared = self.shared - (self.relayed if crowded_for >= settings.grow_after else 0)
             if now >= self._paused_until and dispatch.may_grow(
-                self.shared, self.needed, settings.max_workers, crowded_for, settings.grow_after
+                shared, self.needed, settings.max_workers, crowded_for, settings.grow_after
             ):
                 self._crowded_since = now
                 self.grow()

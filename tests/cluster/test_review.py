@@ -55,3 +55,14 @@ def test_a_storm_of_logins_starts_no_more_workers_than_are_wanted_in_the_end(clu
         in_thread(lambda: Wire(("127.0.0.1", pool.port), user=role.name).sock.close())
         assert wanted.asked == 2
         assert pool.started == 0
+
+
+def test_a_frontend_that_does_not_say_who_it_is_keeps_nobody_else_of_its_role_waiting(cluster):
+    """The server had asked it for a password, and the worker that its answer was to start was the only one wanted."""
+    role = roles.PASSWORD
+    with Pooler({**CONF, "max_workers": 0}, cluster=cluster) as pooler, Wire(pooler, login=False) as silent:
+        silent.send(startup(PROTOCOL_3_0, {"user": role.name, "database": roles.DATABASE}))
+        assert silent.receive().tag == "R"
+        begin = time.monotonic()
+        pooler.connect(**role.login, dbname=roles.DATABASE).close()
+        assert time.monotonic() - begin < 3
