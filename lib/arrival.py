@@ -176,7 +176,7 @@ class Arrivals:
         try:
             frontend.serve()
         finally:
-            group.frontends.discard(frontend)
+            frontend.group.frontends.discard(frontend)
             del self.frontends[frontend.key[0]]
             log.debug("%r has left", frontend)
 

@@ -37,7 +37,7 @@ from lib.streaming import Streaming
 from lib.virtual import Virtual, refusal, rolled_back
 from lib.wire import messages
 from lib.wire.framing import header
-from lib.wire.units import Extended, Found, gather, text_of
+from lib.wire.units import Extended, Found, Seen, gather, text_of
 
 if TYPE_CHECKING:
     from lib import net
@@ -70,6 +70,7 @@ class Frontend:
         "_parsed",
         "_pumping",
         "_rest",
+        "_seen",
         "_stopping",
         "_virtual",
         "_wake",
@@ -115,6 +116,7 @@ class Frontend:
         self.streaming = Streaming(self)
         self.is_gone = False
         self._rest = b""  # a unit that is cut
+        self._seen: Seen | None = None  # what is known of it
         self._parsed: bytes | None = None  # what `unnamed` will be when all that is pending was answered
         self._virtual = Virtual.NONE
         self._wake: Event | None = None
@@ -164,8 +166,9 @@ class Frontend:
                     break
                 position = end
                 continue
-            what, end, read = gather(data, position)
-            if read is not None:
+            seen, self._seen = self._seen, None
+            what, end, read = gather(data, position, seen)
+            if what is Found.EXTENDED and read is not None:
                 self._extended(data[position:end], read)
             elif what is Found.QUERY:
                 self._query(data[position:end])
@@ -183,6 +186,8 @@ class Frontend:
                 self.wait_until(lambda: streaming.is_active or (self.unit is None and not self.pending))
                 return False
             elif what is Found.NOTHING:
+                if read is not None:
+                    self._seen = (end - position, read)
                 break
             position = end
         self._rest = data[position:]
@@ -433,6 +438,13 @@ class Frontend:
             self.end(ProtocolViolation(f"unexpected message type 0x{tag:02X} during COPY from stdin"))
         self.streaming.resume(unit)
         self.notify()
+
+    def move(self, group: Group) -> None:
+        """It belongs to another group from its next unit on."""
+        if group is not self.group and not self.is_gone:
+            self.group.frontends.discard(self)
+            self.group = group
+            group.frontends.add(self)
 
     def notify(self) -> None:
         if self._wake is not None:

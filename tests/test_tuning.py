@@ -149,3 +149,25 @@ def test_what_a_reset_takes_away_is_brought_back():
 
 def test_custom_settings_are_those_with_a_dot():
     assert tuning.placeholders((("a", "1"), ("my.tenant", "7"))) == {"my.tenant"}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (b"SET LOCAL app.tenant TO 5", {"app.tenant"}),
+        (b'begin; set "App" . "User" = \'x.y\'; commit', {"app.user"}),
+        (b"select set_config('app.tenant', $1, true)", {"app.tenant"}),
+        (b"select pg_catalog.set_config($1, $2, true)\0B\0\0\0\x1f\0\0\0\0\0\2\0\0\0\x0aapp.x\0\0\0\1x", {"app.x"}),
+        (b"update public.t set a.b = 1.5", set()),
+        (b"insert into s.t values (1.5, 'offset x.y')", set()),
+        (b"set search_path to a, b", set()),
+        (b"select 1", set()),
+    ],
+)
+def test_a_text_shows_the_custom_settings_that_it_may_leave_behind(text, names):
+    assert tuning.customs(text) == names
+
+
+def test_a_backend_is_asked_for_custom_settings_by_name():
+    asked = tuning.ask_for({"b.c", "a.it's"})
+    assert "ARRAY['a.it''s', 'b.c']" in asked

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -21,6 +22,7 @@ from lib.backend.unit import Unit, Visit
 from lib.errors import PoolError
 from lib.route import Catalog, Router
 from lib.route.catalog import CHANGED_SQL, SCAN_SQL
+from lib.wire.messages import encode
 
 if TYPE_CHECKING:
     from lib.backend.worker import Worker
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MAX_CUSTOMS = 50  # names of custom settings that a group, or four times that a database, is remembered to know
 # A server that reports these differs from the primary by being what it is, not by how a worker is tuned.
 _SERVERS_OWN = ("in_hot_standby", "server_version")
 
@@ -61,18 +64,18 @@ class Group:
 
     settings       in canonical order
     tuning         the SQL that tunes any worker to them
-    placeholders   names of custom settings among them
+    placeholders   names of custom settings among them, and of those that its frontends have set themselves
     parameters     what the server reports of a worker tuned to it (ParameterStatus); empty until one was
     frontends      who is told when that changes
     """
 
     __slots__ = ("__weakref__", "frontends", "login", "parameters", "placeholders", "settings", "tuning")
 
-    def __init__(self, login: Login, settings: tuning.Pairs) -> None:
+    def __init__(self, login: Login, settings: tuning.Pairs, customs: frozenset[str] = frozenset()) -> None:
         self.login = login
         self.settings = settings
         self.tuning = tuning.retune(settings)
-        self.placeholders = tuning.placeholders(settings)
+        self.placeholders = tuning.placeholders(settings) | customs
         self.parameters: dict[str, str] = {}
         self.frontends: set[Frontend] = set()
 
@@ -134,11 +137,24 @@ class Cluster:
             login = self._logins[user, database, packet] = Login(user, database, packet)
         return login
 
-    def group(self, login: Login, settings: tuning.Pairs) -> Group:
-        group = self._groups.get((login, settings))
+    def group(self, login: Login, settings: tuning.Pairs, customs: frozenset[str] = frozenset()) -> Group:
+        """The group of these settings; `customs` are names of custom settings that its frontends have set since."""
+        group = self._groups.get((login, settings, customs))
         if group is None:
-            group = self._groups[login, settings] = Group(login, settings)
+            group = self._groups[login, settings, customs] = Group(login, settings, customs)
         return group
+
+    def group_with(self, group: Group, customs: frozenset[str]) -> Group:
+        """The group of a frontend of `group` that has set custom settings, now that it knows their names.
+
+        A backend never forgets the name of one: RESET ALL leaves '' where there was nothing. So its worker is only for
+        those who would find that on a connection of their own.
+        """
+        if customs <= group.placeholders or len(group.placeholders | customs) > _MAX_CUSTOMS:
+            return group
+        found = self.group(group.login, group.settings, group.placeholders | customs)
+        found.parameters = found.parameters or dict(group.parameters)
+        return found
 
     # --- dispatch ----------------------------------------------------------------------------------------------------
 
@@ -187,6 +203,15 @@ class Cluster:
         if database in self._catalogs:
             self._catalogs[database].changed()
 
+    def customs(self, database: str) -> set[str]:
+        """Names of custom settings that have been seen in the database's functions and statements."""
+        known = self._catalogs.get(database)
+        return known.customs if known is not None else set()
+
+    def learn_customs(self, database: str, names: Iterable[str]) -> None:
+        if database in self._catalogs:
+            self._catalogs[database].learn(names)
+
     def _renew(self, database: str) -> None:
         """What was taken for harmless is not: clean the workers on which it may have run."""
         for pool in self.pools:
@@ -196,8 +221,12 @@ class Cluster:
 
     def look_for_ddl(self) -> None:
         """DDL that did not go through the pool shows in the catalog's own counters."""
-        for known in list(self._catalogs.values()):
-            known.look()
+        in_use = {login.database for pool in self.pools for login in pool.rosters}
+        for database, known in list(self._catalogs.items()):
+            if database in in_use:
+                known.look()
+            else:
+                del self._catalogs[database]  # so that nothing of ours keeps it from being dropped
 
     # --- limits ------------------------------------------------------------------------------------------------------
 
@@ -234,6 +263,11 @@ class Cluster:
             pool.close()
 
 
+def _read_catalog(rows: list[tuple]) -> tuple[Catalog, frozenset[str]]:
+    bodies = (tuning.customs(encode(body)) for *_, body in rows if body)
+    return Catalog.from_rows(rows), frozenset[str]().union(*bodies)
+
+
 class _DatabaseCatalog:
     """The catalog scan of one database, and the router that goes by it."""
 
@@ -242,9 +276,13 @@ class _DatabaseCatalog:
         self._renew = renew
         self.router = Router(Catalog.unknown())
         self._query = query
+        self.customs: set[str] = set()
         self._version: object = None
         self._scanning = False
         self._again = False
+
+    def learn(self, customs: Iterable[str]) -> None:
+        self.customs.update(islice(customs, max(0, 4 * _MAX_CUSTOMS - len(self.customs))))
 
     def changed(self) -> None:
         self.router.catalog = Catalog.unknown()
@@ -265,13 +303,16 @@ class _DatabaseCatalog:
                 self._again = False
                 started = time.monotonic()
                 # In a thread: a large schema takes a while to think about, and the loop must go on.
-                catalog = gevent.get_hub().threadpool.apply(Catalog.from_rows, (self._query(SCAN_SQL),))
+                rows = self._query(SCAN_SQL)
+                catalog, customs = gevent.get_hub().threadpool.apply(_read_catalog, (rows,))
+                self.learn(customs)
                 if not self._again:
                     if self.router.catalog not in (catalog, Catalog.unknown()):
                         self._renew()
                     self.router.catalog = catalog
                     log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)
-                self._version = version = self._query(CHANGED_SQL)
+                # As it was before the scan: what changes meanwhile is seen at the next look.
+                self._version = version
         except PoolError as error:
             # What is not known is opaque: slower, and right. But a server that is down does not change its catalog, and
             # reads that were harmless can be run again when it is back.

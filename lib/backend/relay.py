@@ -39,6 +39,7 @@ MAX_HELD_BYTES = 65_536  # a message longer than this is passed on in parts, and
 MAX_DISCARDED_BYTES = 1_000_000  # what is read for a frontend that is gone, before its backend is given up instead
 _ACTED_ON = ERROR | NOTICE | PARAMETER | NOTIFICATION | COPY_IN  # what in an answer is looked at before it is passed on
 _UNASKED = ERROR | NOTICE | PARAMETER | NOTIFICATION  # what a backend may say at any time
+_DATA_ROW = ord("D")
 _LAST_WARNING = "quickdie"  # the server's routine that says goodbye in a crash or an immediate shutdown: a WARNING only
 
 
@@ -204,6 +205,8 @@ class Relay(ABC):
                 raise ProtocolViolation(f"unexpected message type {raw[:1]!r} from an idle backend")
             return self.holder is not None
         if isinstance(unit, Exchange):
+            if raw[0] == _DATA_ROW:
+                unit.rows.append(raw)
             # Startup values that are brought back are the frontend's, and it is told of them as of its own RESET.
             return kind == PARAMETER and self.holder is not None and unit.is_shown
         if kind == COPY_IN:

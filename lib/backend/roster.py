@@ -237,6 +237,14 @@ class Roster:
         if self.pool.is_primary:
             worker.group.learn(worker.parameters)
 
+    @property
+    def customs(self) -> set[str]:
+        """Names of custom settings that have been seen in the database."""
+        return self.pool.cluster.customs(self.login.database)
+
+    def learn_customs(self, names: frozenset[str]) -> None:
+        self.pool.cluster.learn_customs(self.login.database, names)
+
     def catalog_changed(self) -> None:
         self.pool.cluster.catalog_changed(self.login.database)
 

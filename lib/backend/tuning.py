@@ -28,6 +28,11 @@ PACKET_ONLY = frozenset(
     )
 )
 _LAST = ("session_authorization", "role")  # what may take away the right to set the others
+_NAME = rb'(?:[a-z_\x80-\xff][\w$\x80-\xff]*|"[^"]+")'
+_SETS = re.compile(rb"\bset\s+(?:(?:local|session)\s+)?(%b(?:\s*\.\s*%b)+)" % (_NAME, _NAME), re.I)
+_UPDATES = re.compile(rb"\bupdate\s[^;]*\Z", re.I)
+_SET_CONFIG = re.compile(rb"set_config", re.I)
+_DOTTED = re.compile(rb"[a-z_\x80-\xff][\w$\x80-\xff]*(?:\.[a-z_\x80-\xff][\w$\x80-\xff]*)+", re.I)
 _WORD = re.compile(r"(?:\\.|[^\\\s])+", re.DOTALL)
 
 UNTUNE = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL"
@@ -117,3 +122,30 @@ def restore(settings: Pairs, resets: frozenset[str]) -> str:
 def placeholders(settings: Pairs) -> frozenset[str]:
     """Custom settings (with a dot): a backend that once had one never forgets the name, RESET ALL or not."""
     return frozenset(name for name, _ in settings if "." in name)
+
+
+def customs(text: bytes) -> frozenset[str]:
+    """Names of custom settings that may be given a value: those of SET, and all with a dot beside set_config.
+
+    text   of a statement or of a function's body; or messages, as they are: names may be in the parameters of Bind
+    """
+    if b"." not in text or b"set" not in text.lower():
+        return frozenset()
+    found = [
+        match[1].replace(b'"', b"")
+        for match in _SETS.finditer(text)
+        if not _UPDATES.search(text, max(0, match.start() - 200), match.start())
+    ]
+    if _SET_CONFIG.search(text):
+        found += _DOTTED.findall(text)
+    names = (re.sub(rb"\s", b"", name).decode("utf-8", "surrogateescape").lower() for name in found)
+    return frozenset(name for name in names if not name.startswith("pg_catalog."))
+
+
+def ask_for(names: Iterable[str]) -> str:
+    """SQL that answers with those of `names` that the backend knows as settings."""
+    listed = ", ".join(quote(name) for name in sorted(names))
+    return (
+        f"SELECT name FROM pg_catalog.unnest(ARRAY[{listed}]::pg_catalog.text[]) AS name"
+        " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+    )

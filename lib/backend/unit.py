@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lib.route.verdict import Kind
-from lib.wire.messages import CLOSE_UNNAMED, COPY_FAIL, SYNC
+from lib.wire.messages import CLOSE_UNNAMED
 from lib.wire.session import Script
 
 if TYPE_CHECKING:
@@ -116,12 +116,6 @@ class Unit:
         if self.script is None:
             self.script = Script(self.kind)
             self.script.received(ord("G"))
-        if self.frontend.is_gone and self.worker is not None:
-            # Nobody will send anything, and the backend would wait for ever.
-            for part in (COPY_FAIL, SYNC)[: 2 if self.kind == EXTENDED else 1]:
-                self.script.sent(part[0])
-                self.worker.stream.write(part)
-            return
         self.open = True
         self.frontend.copy_begins(self)
 
@@ -151,15 +145,17 @@ class Exchange:
     """A worker's own simple query: its holder sees nothing of it but, where `is_shown`, what parameters it changes.
 
     error   the first ErrorResponse, whole, or None
+    rows    its DataRows, whole
     """
 
-    __slots__ = ("error", "purpose", "then")
+    __slots__ = ("error", "purpose", "rows", "then")
     is_shown = True
 
     def __init__(self, purpose: str, then: Callable[[Exchange], None]) -> None:
         self.purpose = purpose
         self.then = then  # called with this exchange when its ReadyForQuery has come
         self.error: bytes | None = None
+        self.rows: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<Exchange {self.purpose}>"

@@ -28,6 +28,7 @@ from lib.wire import messages
 if TYPE_CHECKING:
     from lib.backend.cluster import Group
     from lib.backend.roster import Roster
+    from lib.frontend import Frontend
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Worker(Relay):
     unclean       nobody else gets it before DISCARD ALL
     spoilt        nobody else gets it at all: it may know a custom setting, and a backend never forgets the name of one
     placeholders  names of custom settings that the backend knows since it was tuned to them
+    unsure        it may know custom settings that no text has shown
     drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
     unnamed       the Parse that made the unnamed statement that the backend has now
     ddl           the catalog was changed in a transaction that is still open
@@ -55,6 +57,7 @@ class Worker(Relay):
 
     __slots__ = (
         "_after_cancel",
+        "_left_by",
         "_resume",
         "cancels",
         "ddl",
@@ -70,6 +73,7 @@ class Worker(Relay):
         "state",
         "unclean",
         "unnamed",
+        "unsure",
     )
 
     def __init__(self, roster: Roster, number: int, backend: dialogue.Backend) -> None:
@@ -81,6 +85,8 @@ class Worker(Relay):
         self.unclean = self.spoilt = self.ddl = self.drew = False
         self.placeholders: frozenset[str] = frozenset()
         self.unnamed: bytes | None = None
+        self.unsure = False
+        self._left_by: Frontend | None = None  # whose it was last
         self.cancels = 0
         self.processed = 0
         self.started_at = self.idle_since = time.monotonic()
@@ -109,7 +115,7 @@ class Worker(Relay):
         elif self.drew and self.holder is None and isinstance(unit, Unit) and unit.verdict.kind is Kind.OPAQUE:
             # A function or a default that asks for currval() must not be answered with what a neighbour drew.
             self._tune(unit, tuning.FORGET_NUMBERS)
-        elif self.group is unit.group:
+        elif self.group is unit.group or self.holder is not None:  # who holds it is never tuned to anything else
             self._send(unit)
         else:
             self._tune(unit, unit.group.tuning)
@@ -208,8 +214,7 @@ class Worker(Relay):
             self.unnamed = None
         elif unit.kind == EXTENDED and (unit.failed or unit.wants_unnamed or unit.parse_unnamed or unit.drops_unnamed):
             self.unnamed = SOMEBODYS if unit.failed else unit.unnamed_after(frontend.unnamed)
-        self.drew = self.drew or verdict.kind >= Kind.WRITE
-        if verdict.clean or verdict.kind > Kind.WRITE or unit.names or self.ddl:
+        if verdict.kind >= Kind.WRITE or verdict.clean or unit.names or self.ddl:
             self._note_marks(unit, status)
         self.state = State.HELD
         frontend.worker = self if status != b"I" or self.session else None
@@ -225,6 +230,8 @@ class Worker(Relay):
     def _note_marks(self, unit: Unit, status: bytes) -> None:
         # What the unit may have left behind on the backend, for when it is given back.
         verdict = unit.verdict
+        self.drew = self.drew or verdict.kind >= Kind.WRITE
+        self._note_customs(unit)
         self.unclean = self.unclean or verdict.clean or bool(verdict.resets)
         self.ddl = self.ddl or verdict.ddl
         if verdict.holds or unit.names:
@@ -235,8 +242,44 @@ class Worker(Relay):
             self.ddl = False
             self.roster.catalog_changed()
 
+    def _note_customs(self, unit: Unit) -> None:
+        # A streamed unit is not kept, and what OPAQUE ones run is not seen: then the backend itself is asked.
+        self.unsure = self.unsure or unit.verdict.kind is Kind.OPAQUE or unit.script is not None
+        text = unit.data[5:]  # the length of a Query could be taken for a letter
+        if unit.wants_unnamed and unit.frontend.unnamed is not None:
+            text += unit.frontend.unnamed
+        names = tuning.customs(text)
+        if names:
+            self._learn_customs(unit.frontend, names)
+
+    def _learn_customs(self, frontend: Frontend, names: frozenset[str]) -> None:
+        self.placeholders |= names
+        self.roster.learn_customs(names)
+        frontend.move(self.roster.pool.cluster.group_with(frontend.group, names))
+
+    def _ask_for_customs(self) -> None:
+        """See which custom settings the backend knows, of those that have ever been seen in this database."""
+
+        def answered(exchange: Exchange) -> None:
+            if exchange.error is not None:
+                self.close(f"could not be looked at: {messages.error_fields(exchange.error).get('M')}")
+                return
+            self.unsure = False
+            self.unnamed = None
+            names = frozenset(messages.read_data_row(row)[0] or "" for row in exchange.rows)
+            self.placeholders |= names
+            if names and self._left_by is not None:
+                self._learn_customs(self._left_by, names)
+            self.reclaim()
+
+        self.state = State.BUSY
+        self.in_flight.append(Exchange("look", answered))
+        self.stream.write(messages.query(tuning.ask_for(self.roster.customs - self.placeholders)))
+
     def reclaim(self, status: bytes = b"I") -> None:
         """Nobody has the worker any more and nothing is in flight: make it fit for the next, or close it."""
+        if self.holder is not None:
+            self._left_by = self.holder
         self.holder = None
         self._discarded = 0
         if self.state is State.CLOSED:
@@ -248,11 +291,24 @@ class Worker(Relay):
             self.close()
         elif self.unclean or status != b"I":
             self._clean(status)
+        elif self.unsure and not self.roster.customs <= self.placeholders:
+            self._ask_for_customs()
         else:
+            self.unsure = False
+            if not self.placeholders <= self.group.placeholders:
+                self._regroup()
+            self._left_by = None
             self.state = State.IDLE
             if self.parameters_changed:
                 self.roster.group_seen(self)
             self.roster.worker_idle(self)
+
+    def _regroup(self) -> None:
+        # It knows more than those of its group do: it is of the group that the last frontend is in now, where that is
+        # tuned alike, or else of one that no frontend is in, so that it is asked whether it may serve.
+        group = self._left_by.group if self._left_by is not None else self.roster.cleaned_group
+        is_tuned = group.settings == self.group.settings and self.placeholders <= group.placeholders
+        self.group = group if is_tuned else self.roster.cleaned_group
 
     def _clean(self, status: bytes) -> None:
         def cleaned(exchange: Exchange) -> None:
@@ -261,7 +317,7 @@ class Worker(Relay):
             elif exchange.purpose == tuning.CLEAN:
                 self.session = self.unclean = self.drew = False
                 self.unnamed = None
-                self.group = self.roster.cleaned_group if self.placeholders else self.roster.bare_group
+                self.group = self.roster.bare_group
                 self.reclaim()
 
         self.state = State.BUSY

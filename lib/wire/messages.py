@@ -30,7 +30,6 @@ BIND_COMPLETE = b"2\0\0\0\4"
 CLOSE_COMPLETE = b"3\0\0\0\4"
 NO_DATA = b"n\0\0\0\4"
 PARAMETER_DESCRIPTION_NONE = b"t\0\0\0\6\0\0"
-COPY_FAIL = b"f\0\0\0\x19the frontend is gone\0"
 CLOSE_UNNAMED = b"C\0\0\0\6S\0"
 
 _int32 = struct.Struct("!I")
@@ -104,6 +103,18 @@ def severity(fields: dict[str, str]) -> str:
 def read_parameter_status(raw: bytes) -> tuple[str, str]:
     name, value = raw[5:].split(b"\0")[:2]
     return decode(name), decode(value)
+
+
+def read_data_row(raw: bytes) -> list[str | None]:
+    """The values of a whole DataRow in text format."""
+    row: list[str | None] = []
+    position = 7
+    for _ in range(int.from_bytes(raw[5:7], "big")):
+        size = int.from_bytes(raw[position : position + 4], "big", signed=True)
+        position += 4
+        row.append(None if size < 0 else decode(raw[position : position + size]))
+        position += max(size, 0)
+    return row
 
 
 def read_backend_key_data(raw: bytes) -> tuple[int, bytes]:
