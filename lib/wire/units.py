@@ -92,15 +92,20 @@ def text_of(parse: bytes) -> bytes:
     return parse[name_end + 1 : parse.find(b"\0", name_end + 1)]
 
 
-def gather(buffer: bytes, start: int) -> tuple[Found, int, Extended | None]:
+Seen = tuple[int, "Extended"]
+
+
+def gather(buffer: bytes, start: int, seen: Seen | None = None) -> tuple[Found, int, Extended | None]:
     """Find the next unit in buffer[start:].
 
-    returns  (what, end, read): end is past the unit for all but NOTHING, STREAM and COPY, where the caller reads on
-             message by message from `start`; read is there for EXTENDED
+    seen     (bytes, read) of an earlier call that found NOTHING here: so many bytes of whole messages, already read
+    returns  (what, end, read): end is past the unit for all but STREAM and COPY, where the caller reads on message by
+             message from `start`, and NOTHING, where it is past the whole messages that are there; read is what is
+             known of a unit of the extended protocol, whole (EXTENDED) or not (NOTHING)
     raises   ProtocolViolation (08P01) for a message that PostgreSQL would refuse
     """
     stop = len(buffer)
-    if stop - start >= 5 and buffer[start] in _ALONE:
+    if seen is None and stop - start >= 5 and buffer[start] in _ALONE:
         end = frontend_header(buffer, start)[1]
         what = _ALONE[buffer[start]]
         if what is Found.COPY:
@@ -108,8 +113,8 @@ def gather(buffer: bytes, start: int) -> tuple[Found, int, Extended | None]:
         if end <= stop:
             return what, end, None
         return (Found.STREAM if end - start > MAX_UNIT_BYTES else Found.NOTHING), start, None
-    read = Extended()
-    position = start
+    read = seen[1] if seen else Extended()
+    position = start + seen[0] if seen else start
     while stop - position >= 5:
         tag, end = frontend_header(buffer, position)
         if tag == _SYNC and end <= stop:
@@ -123,4 +128,4 @@ def gather(buffer: bytes, start: int) -> tuple[Found, int, Extended | None]:
         if tag in _NAMING:
             read.read(buffer, position, end)
         position = end
-    return Found.NOTHING, start, None
+    return Found.NOTHING, position, read if position > start else None
