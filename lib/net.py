@@ -352,13 +352,18 @@ class Listener:
     def close(self) -> None:
         self._watcher.stop()
         self._watcher.close()
-        path = self.sock.getsockname() if self.sock.family == socket.AF_UNIX else None
-        self.sock.close()
-        if path:
-            try:
-                os.unlink(path)
-            except OSError:
-                pass
+        stop_listening(self.sock)
+
+
+def stop_listening(sock: socket.socket) -> None:
+    """Close a listening socket, and leave no path of a Unix socket behind."""
+    path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+    sock.close()
+    if path:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
 
 
 def listen(address: Address, unix_socket_mode: int, backlog: int = 4096) -> list[socket.socket]:

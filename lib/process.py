@@ -52,6 +52,7 @@ class Process:
         self._fingerprints: dict[str, str] = {}
         self._defaults: list[tuple] | None = None
         self._stop = Event()
+        self._patience_s = 0.0
 
     def _answer_for(self, login: Login) -> dialogue.Answer:
         return responder(login.user, self.secrets.of(login.user, login.database))
@@ -64,7 +65,7 @@ class Process:
             log.error("cannot listen: %s", error)
             return 1
         for number in (signal.SIGTERM, signal.SIGINT):
-            gevent.signal_handler(number, self._stop.set)
+            gevent.signal_handler(number, self._told_to_stop)
         log.info("pgstmtpool %s (pid %d) is ready", __version__, os.getpid())
         loops = (self._look_at_primary, self._sweep, self._census, self._look_for_ddl)
         threads = [gevent.spawn(loop) for loop in loops]
@@ -77,6 +78,11 @@ class Process:
         log.info("stopped")
         return 0
 
+    def _told_to_stop(self) -> None:
+        """The first time, what is in flight may finish; the second time there is no time."""
+        self._patience_s = 0.0 if self._stop.is_set() else self.settings.shutdown_timeout
+        self._stop.set()
+
     def _listen(self) -> list[net.Listener]:
         sockets = []
         try:
@@ -85,7 +91,7 @@ class Process:
                 log.info("listening on %s", net.show_address(address))
         except OSError as error:
             for sock in sockets:
-                sock.close()
+                net.stop_listening(sock)
             raise OSError(error.errno, f"{net.show_address(address)}: {error.strerror}") from None
         return [net.Listener(sock, self.arrivals.handle) for sock in sockets]
 
@@ -150,11 +156,11 @@ class Process:
     def _shut_down(self) -> None:
         """Statements in flight finish, for as long as shutdown_timeout; no backend is left behind."""
         self.arrivals.stop()
-        deadline = time.monotonic() + self.settings.shutdown_timeout
-        while self.arrivals.frontends and time.monotonic() < deadline:
+        began = time.monotonic()
+        while self.arrivals.frontends and time.monotonic() - began < self._patience_s:
             gevent.sleep(0.01)
         self.cluster.close()
-        while (busy := self.cluster.busy_workers()) and time.monotonic() < deadline:
+        while (busy := self.cluster.busy_workers()) and time.monotonic() - began < self._patience_s:
             gevent.sleep(0.01)
         if busy:
             log.warning("%d statements did not end within shutdown_timeout and are canceled", len(busy))

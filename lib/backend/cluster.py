@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_CUSTOMS = 50  # names of custom settings that a group, or four times that a database, is remembered to know
-# A server that reports these differs from the primary by being what it is, not by how a worker is tuned.
-_SERVERS_OWN = ("in_hot_standby", "server_version")
 
 
 class Login:
@@ -235,18 +233,19 @@ class Cluster:
         for pool in self.pools:
             pool.sweep(now)
             if pool.is_down and now - pool.probed_at >= self.settings.standby_check_interval:
-                pool.probed_at = now
+                pool.probed_at = float("inf")  # until the probe has an answer
                 gevent.spawn(self._probe, pool)
         return any(roster.waiting for pool in self.pools for roster in pool.rosters.values())
 
     def _probe(self, pool: Pool) -> None:
         # Any roster will do: what is wanted is a server that takes a login.
-        for roster in list(pool.rosters.values()):
-            try:
+        try:
+            for roster in list(pool.rosters.values())[:1]:
                 roster.adopt(roster.open_backend(self.answer_for(roster.login)))
-                return
-            except PoolError:
-                return
+        except PoolError:
+            pass  # the pool has heard of it
+        finally:
+            pool.probed_at = time.monotonic()
 
     def retire_workers(self, user: str | None = None) -> None:
         """What workers of `user` (None: of everybody) were given when they logged in does not hold any more."""

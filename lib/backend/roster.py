@@ -53,6 +53,7 @@ class Roster:
         self._crowded_since = 0.0
         self._paused_until = 0.0
         self._retry_is_due = False
+        self._last_was_fruitless = False  # the last worker that is gone had answered nothing
 
     def __repr__(self) -> str:
         return (
@@ -106,7 +107,7 @@ class Roster:
         if self.idle:
             self.worker_idle(self.idle.pop())
         elif not self.workers and not self.starting:
-            self.grow()
+            self._replace()
 
     def worker_idle(self, worker: Worker) -> None:
         """A worker is free: the next unit is its, or it waits for one."""
@@ -140,8 +141,8 @@ class Roster:
         return dispatch.needed_workers(self.login.frontends, settings.worker_min_cnt, settings.worker_per_fe_cnt)
 
     def ensure(self) -> None:
-        """Start what the formula says is missing, unless the server has just had no place."""
-        if time.monotonic() < self._paused_until or self.pool.is_down:
+        """Start what the formula says is missing, unless the server has just had no place or could not be reached."""
+        if time.monotonic() < self._paused_until or self._retry_is_due or self.pool.is_down:
             return
         for _ in range(self.needed - self.shared):
             self.grow()
@@ -194,11 +195,27 @@ class Roster:
             self.hand_over()
             return
         if not dialogue.is_transient(error) and not self.workers and not self.starting:
-            self._refuse_all(error)
+            self._paused_until = time.monotonic() + _REFUSED_PAUSE_S
+            if self.pool.is_primary:
+                self._refuse_all(error)
+            else:
+                self.hand_over()  # to the primary, which has let this login in
             return
         if self.workers:
             self._paused_until = time.monotonic() + _REFUSED_PAUSE_S
-        elif not self._retry_is_due:
+        else:
+            self._retry_soon()
+
+    def _replace(self) -> None:
+        """Start a worker in the place of one that is gone: not at once when that was lost before it had answered
+        anything, as what has ended it may end the next one, too."""
+        if self._last_was_fruitless:
+            self._retry_soon()
+        else:
+            self.grow()
+
+    def _retry_soon(self) -> None:
+        if not self._retry_is_due:
             self._retry_is_due = True
             gevent.spawn_later(self.pool.settings.login_retry, self._retry)
 
@@ -226,8 +243,9 @@ class Roster:
             self.idle.remove(worker)
         if worker in self.workers:
             self.workers.remove(worker)
+        self._last_was_fruitless = not worker.processed
         if self.waiting and not self.is_closed and not self.workers and not self.starting:
-            self.grow()
+            self._replace()
 
     # --- what workers learn ------------------------------------------------------------------------------------------
 
@@ -255,6 +273,7 @@ class Roster:
         settings = self.pool.settings
         if settings.query_wait_timeout:
             self._time_out(now - settings.query_wait_timeout)
+        self._retire_oldest(now)
         if self.waiting and self.idle and not self.starting:
             # The worker in the place of an unfit one could not be started. What waits behind may well find it fit.
             self.worker_idle(self.idle.pop())
@@ -262,18 +281,25 @@ class Roster:
             crowded_for = now - self._crowded_since
             # Nobody has to wait for a frontend that does not say who it is.
             shared = self.shared - (self.relayed if crowded_for >= settings.grow_after else 0)
-            if now >= self._paused_until and dispatch.may_grow(
+            may_try = now >= self._paused_until and not self._retry_is_due
+            if may_try and dispatch.may_grow(
                 shared, self.needed, settings.max_workers, crowded_for, settings.grow_after
             ):
                 self._crowded_since = now
                 self.grow()
             return
         for worker in self.idle[:]:
-            if dispatch.may_shrink(self.shared, self.needed, now - worker.idle_since, settings.idle_timeout) or (
-                settings.server_lifetime and now - worker.started_at > settings.server_lifetime
-            ):
+            if dispatch.may_shrink(self.shared, self.needed, now - worker.idle_since, settings.idle_timeout):
                 worker.retire()
         self.ensure()
+
+    def _retire_oldest(self, now: float) -> None:
+        # One at a time, or those that were started together would all be gone together.
+        lifetime = self.pool.settings.server_lifetime
+        for worker in self.workers:
+            if lifetime and now - worker.started_at > lifetime and not worker.session and not worker.retiring:
+                worker.retire()
+                return
 
     def _time_out(self, before: float) -> None:
         waiting = self.waiting
