@@ -20,7 +20,7 @@ import gevent
 from gevent.event import Event
 from gevent.server import StreamServer
 
-from tests.wire_samples import built, complaint, complete, description, i16, i32, parameter, ready, row, text
+from tests.wire_samples import built, complaint, complete, description, i16, i32, parameter, ready, row
 
 CANCEL_CODE = 80877102
 REPORTED = ("application_name",)  # of the settings, those that are told when they change
