@@ -232,9 +232,11 @@ def test_a_worker_that_is_older_than_server_lifetime_is_replaced(server, user):
 
 def test_a_worker_whose_backend_is_terminated_is_replaced(server, user):
     with pooled(server) as pooler, frontends(pooler, user, 2) as sessions:
-        for _ in range(5):
+        for number in range(5):
             pid = sessions[0].value("select pg_backend_pid()")
-            server.query("select pg_terminate_backend(%s, 5000)", [pid])
+            server.query("select pg_terminate_backend(%s)", [pid])
+            lost = "lost its backend"
+            wait_until(lambda n=number: pooler.log.count(lost) > n, what="the pooler to see that it is gone")
             assert {session.value("select 1") for session in sessions} == {"1"}
         wait_for_workers(server, user, 1)
 
