@@ -235,8 +235,7 @@ def test_a_worker_whose_backend_is_terminated_is_replaced(server, user):
         for number in range(5):
             pid = sessions[0].value("select pg_backend_pid()")
             server.query("select pg_terminate_backend(%s)", [pid])
-            lost = "lost its backend"
-            wait_until(lambda n=number: pooler.log.count(lost) > n, what="the pooler to see that it is gone")
+            wait_until(lambda n=number: pooler.log.count("lost its backend") > n, what="the pooler to see it")
             assert {session.value("select 1") for session in sessions} == {"1"}
         wait_for_workers(server, user, 1)
 
