@@ -346,6 +346,8 @@ class Frontend:
         elif self.worker is None:
             unit.withdrawn = True
             self.fail(unit, messages.error_response(StatementCancelled("canceling statement due to user request")))
+        else:
+            unit.is_canceled = True  # its worker waits for the end of another cancel
 
     def _answer_virtually(self, unit: Unit) -> None:
         ends = unit.verdict.ends

@@ -43,13 +43,14 @@ class Unit:
     cut             bytes still to come of a message that was sent to the backend in part
     worker          the one that has taken it: its bytes may have reached the backend
     withdrawn       answered by the pool before a worker had it
+    is_canceled     is to be canceled as soon as it is sent
     answered        something of its answer was passed on
     lost_at         when its backend died for the first time
     failed          an ErrorResponse was part of its answer
     """
 
     # Defaults of the class, not assignments: a unit is made for every statement, and few of these are ever set.
-    names = open = withdrawn = answered = failed = drops_unnamed = wants_unnamed = False
+    names = open = withdrawn = is_canceled = answered = failed = drops_unnamed = wants_unnamed = False
     parse_unnamed: bytes | None = None
     script: Script | None = None
     worker: Worker | None = None

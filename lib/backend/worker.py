@@ -132,6 +132,8 @@ class Worker(Relay):
         self.stream.write(unit.prepared(self))
         if unit.open:
             unit.frontend.notify()
+        if unit.is_canceled:
+            self.cancel(unit)
 
     def _tune(self, unit: Unit | Visit, sql: str) -> None:
         def tuned(exchange: Exchange) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import asyncpg
 import psycopg
@@ -260,6 +260,44 @@ def test_a_cancel_while_copy_writes_ends_the_copy(connect):
     answer = frontend.answer()
     assert (answer.code, answer.status) == (CANCELED, "I")
     assert frontend.query("select 1").rows == [("1",)]
+
+
+@contextmanager
+def cancels_take_long(cluster: Cluster) -> Iterator[None]:
+    """Meanwhile the server takes connections, cancel requests among them, and does nothing with them."""
+    os.kill(cluster.primary.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(cluster.primary.pid, signal.SIGCONT)
+
+
+def test_what_follows_a_cancel_waits_until_the_server_has_done_with_it(connect, cluster: Cluster):
+    """The request arrives when its statement has long ended: it must not find another one in its place."""
+    frontend, other = connect(), connect()
+    frontend.send(rawclient.simple("select 'first' from pg_sleep(0.2)"))
+    wait_running(cluster, "select 'first'%")
+    with cancels_take_long(cluster):
+        frontend.cancel()
+        assert frontend.answer().rows == [("first",)]
+        other.send(rawclient.simple("select 'other' from pg_sleep(0.05)"))
+        assert other.says_nothing(0.1)
+    assert other.answer().rows == [("other",)]
+
+
+def test_a_statement_that_waits_for_the_end_of_a_cancel_can_be_canceled_too(connect, cluster: Cluster):
+    frontend = connect()
+    assert frontend.query("begin").status == "T"
+    frontend.send(rawclient.simple("select 'first' from pg_sleep(0.2)"))
+    wait_running(cluster, "select 'first'%")
+    with cancels_take_long(cluster):
+        frontend.cancel()
+        assert frontend.answer().rows == [("first",)]
+        frontend.send(rawclient.simple(SLEEP))
+        frontend.cancel()
+        assert frontend.says_nothing(0.1)
+    answer = frontend.answer()
+    assert (answer.code, answer.status) == (CANCELED, "E")
 
 
 # --- nobody else ----------------------------------------------------------------------------------------------------
