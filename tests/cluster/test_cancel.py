@@ -384,6 +384,18 @@ def test_a_cancel_does_not_meet_the_next_statement_of_the_same_transaction(conne
     assert min(outcomes[None], outcomes[CANCELED]) > 10, f"the cancels were not at the end: {outcomes}"
 
 
+@pytest.mark.parametrize("timeout", ["statement_timeout", "idle_session_timeout", "lock_timeout"])
+def test_a_timeout_that_one_frontend_has_set_ends_no_statement_of_another(connect, table: str, timeout: str):
+    """It is a setting of the worker while it idles, and while it is tuned to somebody else."""
+    hasty, other = connect(**{timeout: "2"}), connect()
+    for number in range(200):
+        assert hasty.query("select 1").code in (None, CANCELED)
+        _spin(number % 10 * 0.0004)
+        assert other.query("insert into canceled values ('other') returning word").rows == [("other",)]
+        _spin(number % 7 * 0.0004)
+        assert hasty.query("insert into canceled values ('hasty')").code in (None, CANCELED)
+
+
 def _around_the_end(outcomes: Counter[str | None], rounds: int) -> Iterator[Callable[[], None]]:
     """What to wait for before each cancel: a little longer after a hit, a little shorter after a miss."""
     delay_s = 0.002
