@@ -231,7 +231,7 @@ class Frontend:
             self._answer_virtually(unit)
             return
         if unit.verdict.kind > Kind.WRITE:
-            error = self._refusal(unit.verdict)
+            error = self.refusal(unit.verdict)
             if error is not None:
                 self._refuse(unit, messages.error_response(error))
                 return
@@ -252,7 +252,8 @@ class Frontend:
         if self._stopping and self.unit is None and not self.is_gone:
             self.stop()
 
-    def _refusal(self, verdict: Verdict) -> PoolError | None:
+    def refusal(self, verdict: Verdict) -> PoolError | None:
+        """Why a statement is not run at all, or None."""
         if verdict.transaction and self.settings.transactions == "reject":
             return FeatureRefused(
                 "transactions are not allowed through this pool",

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from lib.frontend import Frontend
 
 _HIGH_WATER, _LOW_WATER = 262_144, 65_536  # bytes on the way to a backend that does not read
-_PARSE, _QUERY, _SYNC, _TERMINATE = b"PQSX"
+_PARSE, _QUERY, _CALL, _SYNC, _TERMINATE = b"PQFSX"
+_RUNS = frozenset(b"PQF")
 _COPY_MESSAGES = frozenset(b"dcf")
 _EATEN = frozenset(b"SH")  # by a backend that waits for CopyData
 _EXTENDED = frozenset(b"PBDEC")
@@ -166,23 +167,35 @@ class Streaming:
                 return False
             if tag not in _COPY_MESSAGES:
                 raise ProtocolViolation(f"unexpected message type 0x{tag:02X} during COPY from stdin")
-        elif unit.kind == EXTENDED and len(whole) == size and tag in b"PBDC":
-            self._reader.read(whole, 0, size)
-            if tag == _PARSE:
-                unit.verdict = combine(unit.verdict, self._frontend.router.verdict(text_of(whole)))
-        elif tag == _PARSE:
-            unit.verdict = combine(unit.verdict, OPAQUE)
-            # Too long to be kept for another worker: the frontend keeps this one, which knows what it is.
-            self._reader.names = True
-            self._reader.parse_unnamed = KEPT
-        elif tag == _QUERY:
-            self._reader.drop_unnamed()
+        elif unit.kind == EXTENDED:
+            self._look(unit, tag, whole, len(whole) == size)
+            refusal = self._frontend.refusal(unit.verdict)
+            if refusal is not None:
+                # What came before it is under way, so there is no telling the one from the other any more.
+                self._frontend.end(refusal)
+                return False
         reader = self._reader
         unit.names, unit.parse_unnamed, unit.drops_unnamed = reader.names, reader.parse_unnamed, reader.drops_unnamed
         script.sent(tag)
         if tag == _SYNC or (unit.kind != EXTENDED and tag != ord("d")):
             unit.open = False
         return True
+
+    def _look(self, unit: Unit, tag: int, message: bytes, is_whole: bool) -> None:
+        # Add what one message of the unit does to its verdict, and to what is known of its statements.
+        router, reader = self._frontend.router, self._reader
+        if tag in _RUNS:
+            text = text_of(message) if tag == _PARSE else message[5:-1]
+            seen = is_whole and tag != _CALL
+            unit.verdict = combine(unit.verdict, router.verdict(text) if seen else OPAQUE)
+        if tag == _QUERY:
+            reader.drop_unnamed()
+        elif is_whole and tag in b"PBDC":
+            reader.read(message, 0, len(message))
+        elif tag == _PARSE:
+            # Too long to be kept for another worker: the frontend keeps this one, which knows what it is.
+            reader.names = True
+            reader.parse_unnamed = KEPT
 
     def _push(self, part: bytes) -> None:
         unit = self.unit

@@ -145,6 +145,10 @@ ATTEMPTS = {
     "execute": ["prepare q as select set_config('search_path', 'leaks_3', false)", "execute q"],
     "streamed": [parse("set search_path to leaks_3") + bind() + execute() + FLUSH + parse("set role leaks_role")
                  + bind() + execute() + SYNC],
+    "query_inside_an_unsynced_unit": [
+        parse("select 1") + query("set search_path to leaks_3") + SYNC,
+        parse("select 1") + FLUSH + query("select leaks.leaky_lock()") + SYNC,
+    ],
     "text_that_is_too_long_to_read": ["select '" + "x" * 70_000 + "', set_config('search_path', 'leaks_3', false)"],
     "parse_that_is_too_long_to_read": [
         once("select '" + "x" * 70_000 + "', set_config('leaks.tenant', 'stolen', false)")

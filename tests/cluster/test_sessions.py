@@ -286,6 +286,17 @@ def test_what_is_refused_in_a_pipeline_costs_its_own_unit_only(strict):
     assert [[each.tag for each in answer if each.tag in "DE"] for answer in answers] == [["D"], ["E"], ["E"], ["D"]]
 
 
+@pytest.mark.parametrize("text", ["begin", "listen news"])
+def test_what_is_refused_is_refused_behind_a_flush_too(strict, text):
+    with Wire(strict) as session:
+        session.send(parse("select 1"), wire.FLUSH)
+        session.until("1")
+        session.send(parse(text), bind(), execute(), wire.SYNC)
+        answer = session.until_ready()
+        assert [each.fields["C"] for each in answer if each.tag == "E"] == ["0A000"]
+        assert answer[-1] in (("Z", b"I"), answer[0])
+
+
 def test_single_statements_and_settings_go_on_where_transactions_and_session_features_are_refused(strict):
     with Wire(strict) as session:
         session.rows("insert into mine.kept (note) values ('strict')")
