@@ -42,6 +42,11 @@ def may_shrink(workers: int, needed: int, idle_for_s: float, idle_timeout_s: flo
     return bool(idle_timeout_s) and idle_for_s >= idle_timeout_s and workers > needed
 
 
+def is_surplus(workers: int, needed: int, max_workers: int) -> bool:
+    """Whether there are more than the pool would start: those that sessions have given back."""
+    return bool(max_workers) and workers > max(needed, max_workers)
+
+
 def pick_worker(idle: Sequence[Any], group: object) -> int:
     """The index in `idle` (the one used last is last) of the worker to take, or -1 when none may serve `group`.
 

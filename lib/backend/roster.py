@@ -289,7 +289,10 @@ class Roster:
                 self.grow()
             return
         for worker in self.idle[:]:
-            if dispatch.may_shrink(self.shared, self.needed, now - worker.idle_since, settings.idle_timeout):
+            shared, needed = self.shared, self.needed
+            if dispatch.is_surplus(shared, needed, settings.max_workers) or dispatch.may_shrink(
+                shared, needed, now - worker.idle_since, settings.idle_timeout
+            ):
                 worker.retire()
         self.ensure()
 

@@ -375,6 +375,16 @@ def connect_and_fail(pooler: Pooler) -> dict[str, str]:
         return frontend.greeting.error
 
 
+def test_workers_that_sessions_give_back_are_no_more_than_the_pool_would_start(pooler, cluster):
+    mine = "select count(*) from pg_stat_activity where usename = 'app_trust' and datname = 'app'"
+    sessions = [Raw(pooler.host, pooler.port) for _ in range(20)]
+    for each in sessions:
+        assert each.query("set work_mem = '1MB'").errors == []
+    assert cluster.primary.query(mine)[0][0] >= 20
+    rawclient.closed_all(sessions)
+    wait_until(lambda: cluster.primary.query(mine)[0][0] <= 2, 10, "the surplus to be closed")
+
+
 # --- nothing grows --------------------------------------------------------------------------------------------------
 
 
