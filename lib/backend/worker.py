@@ -53,6 +53,7 @@ class Worker(Relay):
     drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
     unnamed       the Parse that made the unnamed statement that the backend has now
     ddl           the catalog was changed in a transaction that is still open
+    defines       a statement was prepared that may change the catalog whenever it is run
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Worker(Relay):
         "_resume",
         "cancels",
         "ddl",
+        "defines",
         "drew",
         "group",
         "idle_since",
@@ -82,7 +84,7 @@ class Worker(Relay):
         self.key = backend.key
         self.group: Group = roster.bare_group
         self.state = State.IDLE
-        self.unclean = self.spoilt = self.ddl = self.drew = False
+        self.unclean = self.spoilt = self.ddl = self.defines = self.drew = False
         self.placeholders: frozenset[str] = frozenset()
         self.unnamed: bytes | None = None
         self.unsure = False
@@ -235,7 +237,8 @@ class Worker(Relay):
         self.drew = self.drew or verdict.kind >= Kind.WRITE
         self._note_customs(unit)
         self.unclean = self.unclean or verdict.clean or bool(verdict.resets)
-        self.ddl = self.ddl or verdict.ddl
+        self.defines = self.defines or (unit.names and verdict.ddl)
+        self.ddl = self.ddl or verdict.ddl or (self.defines and unit.kind == EXTENDED)
         if verdict.holds or unit.names:
             self.session = self.unclean = True
             self.spoilt = self.spoilt or (verdict.holds and b"." in unit.data)
@@ -251,6 +254,8 @@ class Worker(Relay):
         if unit.wants_unnamed and unit.frontend.unnamed is not None:
             text += unit.frontend.unnamed
         names = tuning.customs(text)
+        # Which setting a prepared statement sets may be a parameter, at any time.
+        self.spoilt = self.spoilt or (unit.names and b"set_config" in text.lower())
         if names:
             self._learn_customs(unit.frontend, names)
 
@@ -317,7 +322,7 @@ class Worker(Relay):
             if exchange.error is not None:
                 self.close(f"could not be cleaned: {messages.error_fields(exchange.error).get('M')}")
             elif exchange.purpose == tuning.CLEAN:
-                self.session = self.unclean = self.drew = False
+                self.session = self.unclean = self.defines = self.drew = False
                 self.unnamed = None
                 self.group = self.roster.bare_group
                 self.reclaim()

@@ -228,6 +228,35 @@ def test_what_was_created_through_the_pool_is_dangerous_for_whoever_uses_it_next
             maker.rows(f"drop table leaks_{name}; drop function {name}, {name}_f; drop view {name}_v")
 
 
+@pytest.mark.parametrize("name", ["ddl", ""], ids=["named", "unnamed"])
+def test_what_was_created_by_a_statement_that_was_prepared_before_is_dangerous_too(few, name):
+    text = "create or replace view leaks_late as select set_config('work_mem', '{}MB', false) as n"
+    with Wire(few) as maker, Wire(few) as user, Wire(few) as victim:
+        maker.rows("create or replace view leaks_late as select 'harmless' as n; grant select on leaks_late to public")
+        wait_until(lambda: user.value("table leaks_late") == "harmless", what="the view")
+        for turn in range(5):
+            maker.rows("create or replace view leaks_late as select 'harmless' as n")
+            assert user.value("table leaks_late") == "harmless"
+            maker.ask(parse(text.format(turn + 5), f"{name}{turn}" if name else "") + SYNC)
+            for _ in range(200):  # meanwhile the catalog is scanned, and nothing has changed yet
+                assert user.value("table leaks_late") == "harmless"
+            answer = maker.ask(bind(name=f"{name}{turn}" if name else "") + execute() + SYNC)
+            assert [each.tag for each in answer] == ["2", "C", "Z"]
+            user.rows("table leaks_late")
+            assert victim.value("show work_mem") == "4MB"
+        maker.rows("drop view leaks_late")
+
+
+def test_a_custom_setting_whose_name_was_bound_to_a_prepared_statement_leaves_no_trace(few):
+    with Wire(few) as thief:
+        thief.ask(parse("select set_config($1, $2, true)", "by_name") + SYNC)
+        thief.ask(bind("leaks.bound", "x", name="by_name") + execute() + SYNC)
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            session = stack.enter_context(Wire(few))
+            assert session.value("select current_setting('leaks.bound', true)") is None
+
+
 def test_ddl_past_the_pool_is_seen_after_an_interval(cluster, few):
     with Wire(few) as victim:
         cluster.primary.query(
