@@ -144,20 +144,25 @@ class Frontend:
                     self._query(data)
                 elif not self._take(self._rest + data if self._rest else data):
                     break
-                if len(self.pending) > MAX_PENDING:
-                    self.wait_until(lambda: len(self.pending) < MAX_PENDING // 2)
-                if self.stream.pending > self.settings.client_buffer:
-                    self.stream.wait_drained(self.settings.client_buffer // 2)
+                self._hold_back()
         except ProtocolViolation as error:
             self.end(error)
         finally:
             self._leave()
 
+    def _hold_back(self) -> None:
+        """Take no more from a frontend that has sent much, or has much to read, until that is less."""
+        if len(self.pending) > MAX_PENDING:
+            self.wait_until(lambda: len(self.pending) < MAX_PENDING // 2)
+        if self.stream.pending > self.settings.client_buffer:
+            self.stream.wait_drained(self.settings.client_buffer // 2)
+
     def _take(self, data: bytes) -> bool:
         """Take in what has arrived; False when the frontend says goodbye."""
         streaming = self.streaming
         position = 0
-        while position < len(data):
+        while position < len(data) and not self.is_gone:
+            self._hold_back()
             if streaming.is_active:
                 end = streaming.take(data, position)
                 if end < 0:

@@ -12,11 +12,14 @@ from tests.green.fake_server import FakeServer
 from tests.green.small_pool import SmallPool
 
 
-@pytest.fixture(scope="session", autouse=True)
-def small_heap() -> None:
-    """What pytest has made is looked at in no collection: that takes long enough to be taken for a blocked loop."""
+@pytest.fixture(scope="module", autouse=True)
+def no_collections() -> Iterator[None]:
+    """Looking at all that pytest has made takes long enough to be taken for a blocked loop."""
     gc.collect()
     gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

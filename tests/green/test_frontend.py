@@ -335,7 +335,7 @@ def test_a_very_long_pipeline_is_answered_in_order_and_not_held_as_a_whole(pool)
         assert client.until_ready().rows == [statement]
         most = max(most, len(client.frontend.pending))
     sender.get(timeout=5)
-    assert 1 < most < MAX_PENDING + 65_536 // len(query(statements[0]))
+    assert 1 < most <= MAX_PENDING + 1
 
 
 # --- 2 and 3. a backend that is gone ---------------------------------------------------------------------------------
