@@ -79,8 +79,10 @@ class Roster:
             if index >= 0:
                 idle.pop(index).put(unit)
                 return
-            idle[0].retire()
-            self.grow()  # in its place, for the others that are idle may be as unfit
+            # All that are idle know custom settings of others. One more is started, or one in the place of another.
+            if self.shared >= max(self.needed, self.pool.settings.max_workers):
+                idle[0].retire()
+            self.grow()
         now = unit.queued_at = time.monotonic()
         if not self.waiting:
             self._crowded_since = now
