@@ -421,6 +421,7 @@ def test_a_pool_that_is_closed_leaves_no_backend_behind(start):
     assert all(backend.received.endswith("X") for backend in backends)
 
 
+@pytest.mark.loop_gap_ms(200)  # a whole collection is in it
 def test_nothing_is_kept_of_frontends_that_have_left(start):
     """A pool that runs for a year must not remember everybody who was ever there."""
     pool = start(worker_per_fe_cnt=1000, max_workers=0)
