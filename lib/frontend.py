@@ -409,8 +409,9 @@ class Frontend:
     def _lost_in_flight(self, worker: Worker, unit: Unit, goodbye: dict[str, str], said: str | None) -> None:
         in_transaction = self.status != b"I"
         now = time.monotonic()
-        has_not_run = goodbye.get("C") in _IDLE_ONLY and unit.script is None
-        if not in_transaction and (has_not_run or unit.may_rerun(worker, now)):
+        sqlstate = goodbye.get("C")
+        has_not_run = sqlstate in _IDLE_ONLY and unit.script is None
+        if not in_transaction and (has_not_run or unit.may_rerun(worker, now, sqlstate)):
             unit.lost_at = unit.lost_at or now
             unit.queued_at = 0.0
             worker.roster.requeue(unit)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lib.frontend import Frontend
     from lib.route.verdict import Verdict
 
+_CRASH_OF_ANOTHER = "57P02"
 _SAME_LOSS_S = 1.0  # how long after a unit has lost its backend the loss of another one may have the same cause
 
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
@@ -78,17 +79,20 @@ class Unit:
         """Whether its answer is looked at message by message."""
         return self.script is not None or self.swallow > 0
 
-    def may_rerun(self, worker: Worker, now: float) -> bool:
+    def may_rerun(self, worker: Worker, now: float, sqlstate: str | None) -> bool:
         """Whether running it again cannot be told from running it once (design: at most once, and honest).
 
-        worker   the one that was lost `now`
+        worker     the one that was lost `now`
+        sqlstate   of the server's goodbye, when it said one
 
         What has taken a backend with it once may do so again, so there is no third time. But a restart takes all
-        backends at once, also the one that the unit was given next: then it is the same loss.
+        backends at once, also the one that the unit was given next: then it is the same loss, or the server says that
+        it was another backend which has crashed.
         """
         if self.verdict.kind is not Kind.SHAREABLE or self.answered or self.script is not None:
             return False
-        return not self.lost_at or (worker.started_at < self.lost_at and now - self.lost_at < _SAME_LOSS_S)
+        is_same_loss = worker.started_at < self.lost_at and now - self.lost_at < _SAME_LOSS_S
+        return not self.lost_at or is_same_loss or sqlstate == _CRASH_OF_ANOTHER
 
     def prepared(self, worker: Worker) -> bytes:
         """The bytes for `worker`: with the frontend's own unnamed statement in front where the worker has another's."""

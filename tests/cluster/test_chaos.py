@@ -303,7 +303,10 @@ def _kill(server: Server, kills: str, pid: int) -> None:
     """Wait a moment, and then kill one backend."""
     logged = len(server.log)
     if kills == "crashed" and pid:
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # its frontend has just left
+            return
         wait_until(lambda: "ready to accept connections" in server.log[logged:], 30, "the server to be up")
         threading.Event().wait(0.5)
     elif kills == "terminated" and pid:
