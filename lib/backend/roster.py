@@ -53,7 +53,7 @@ class Roster:
         self._crowded_since = 0.0
         self._paused_until = 0.0
         self._retry_is_due = False
-        self._last_was_fruitless = False  # the last worker that is gone had answered nothing
+        self._last_was_fruitless = False  # the last worker that is gone was lost before it had answered anything
 
     def __repr__(self) -> str:
         return (
@@ -245,7 +245,7 @@ class Roster:
             self.idle.remove(worker)
         if worker in self.workers:
             self.workers.remove(worker)
-        self._last_was_fruitless = not worker.processed
+        self._last_was_fruitless = worker.is_lost and not worker.processed
         if self.waiting and not self.is_closed and not self.workers and not self.starting:
             self._replace()
 

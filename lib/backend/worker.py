@@ -49,6 +49,7 @@ class Worker(Relay):
     unclean       nobody else gets it before DISCARD ALL
     spoilt        nobody else gets it at all: it may know a custom setting, and a backend never forgets the name of one
     placeholders  names of custom settings that the backend knows since it was tuned to them
+    is_lost       its end was not ours, nor that of a frontend which left it in the middle of something
     unsure        it may know custom settings that no text has shown
     drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
     unnamed       the Parse that made the unnamed statement that the backend has now
@@ -66,6 +67,7 @@ class Worker(Relay):
         "drew",
         "group",
         "idle_since",
+        "is_lost",
         "key",
         "number",
         "placeholders",
@@ -87,7 +89,7 @@ class Worker(Relay):
         self.unclean = self.spoilt = self.ddl = self.defines = self.drew = False
         self.placeholders: frozenset[str] = frozenset()
         self.unnamed: bytes | None = None
-        self.unsure = False
+        self.unsure = self.is_lost = False
         self._left_by: Frontend | None = None  # whose it was last
         self.cancels = 0
         self.processed = 0
@@ -197,6 +199,7 @@ class Worker(Relay):
         except Exception as error:
             log.exception("%r cannot go on", self)
             reason = f"internal error: {error!r}"
+        self.is_lost = self.holder is None or not self.holder.is_gone
         self.close(reason)
 
     # --- the end of a unit -------------------------------------------------------------------------------------------

@@ -139,6 +139,21 @@ def test_a_frontend_that_vanishes_in_a_long_statement_runs_nothing(connect, pool
     assert words(cluster) == []
 
 
+def test_whoever_comes_behind_a_frontend_that_vanished_in_a_unit_gets_a_new_worker_at_once(connect, pooler):
+    """Only a backend that the server itself has ended is not replaced before login_retry."""
+    other = connect()
+    waited_s = 0.0
+    for _ in range(5):
+        frontend = Raw(pooler.host, pooler.port)
+        frontend.send(rawclient.parse("select 1"), FLUSH)
+        assert frontend.until("1").tags == "1"
+        frontend.vanish()
+        begun = time.monotonic()
+        assert other.value("select 'next'") == "next"
+        waited_s += time.monotonic() - begun
+    assert waited_s < 4 * 0.2
+
+
 def test_a_queued_statement_of_a_frontend_that_vanishes_never_runs(connect, pooler, cluster, table):
     holder, other = connect(), connect()
     assert holder.query("begin").status == "T"
