@@ -30,7 +30,7 @@ def pooler(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Pooler]
     """A pooler with one shared worker, which ends cleanly and never with a traceback in its log."""
     conf = {
         "admin_cnn": {**roles.ADMIN.login, "database": "postgres"}, "worker_per_fe_cnt": 1000, "max_workers": 1,
-        "catalog_interval": 0.1,
+        "catalog_interval": 0.1, "login_retry": 2,
     }  # fmt: skip
     with Pooler(conf, cluster=cluster, name="vanish") as pooler:
         request.config.stash[POOLER] = pooler
@@ -142,16 +142,15 @@ def test_a_frontend_that_vanishes_in_a_long_statement_runs_nothing(connect, pool
 def test_whoever_comes_behind_a_frontend_that_vanished_in_a_unit_gets_a_new_worker_at_once(connect, pooler):
     """Only a backend that the server itself has ended is not replaced before login_retry."""
     other = connect()
-    waited_s = 0.0
-    for _ in range(5):
-        frontend = Raw(pooler.host, pooler.port)
+    frontends = [Raw(pooler.host, pooler.port) for _ in range(6)]
+    for frontend in frontends:
         frontend.send(rawclient.parse("select 1"), FLUSH)
-        assert frontend.until("1").tags == "1"
+        assert frontend is not frontends[0] or frontend.until("1").tags == "1"
+    begun = time.monotonic()
+    for frontend in frontends:
         frontend.vanish()
-        begun = time.monotonic()
-        assert other.value("select 'next'") == "next"
-        waited_s += time.monotonic() - begun
-    assert waited_s < 4 * 0.2
+    assert other.value("select 'next'") == "next"
+    assert time.monotonic() - begun < 1
 
 
 def test_a_queued_statement_of_a_frontend_that_vanishes_never_runs(connect, pooler, cluster, table):
