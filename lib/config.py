@@ -127,6 +127,24 @@ class Settings:
         "busy; then the time begins anew. It is looked at about every 10 ms, so that is what 0 comes to.",
         "Shorter answers bursts sooner; longer starts fewer connections that are soon idle.",
     )
+    riders: bool = _row(
+        WORKERS, "boolean", "", True, True, checks.boolean,
+        "Whether a worker is sent the next reads before it has answered the last one. Only reads that are known to be "
+        "harmless and quick ride behind one another; what writes, locks, waits or is not known yet has a worker alone.",
+        "With riders the pool takes about half the time for a read, and few workers do the work of many; `False` gives "
+        "every statement a worker of its own, as other poolers do.",
+    )
+    rider_depth: int = _row(
+        WORKERS, "integer", "statements", 32, True, checks.whole(2, 1000),
+        "How many reads at most are on their way to one worker at the same time.",
+        "More make longer batches and use fewer workers; fewer make a read wait for fewer others.",
+    )
+    rider_limit: float = _row(
+        WORKERS, "number", "seconds", 0.001, True, checks.seconds(0.00001, 0.01),
+        "Reads that take a server longer than this, as learned from their earlier runs, ride behind nobody and carry "
+        "nobody. Riders also spread over idle workers where more of them than fit in this time would be in one row.",
+        "Longer lets more reads ride, each of which may wait longer for those ahead of it.",
+    )
     idle_timeout: float = _row(
         WORKERS, "number", "seconds", 600, True, checks.seconds(0),
         "A worker beyond what `worker_min_cnt` and `worker_per_fe_cnt` say is closed after being idle for so long, "

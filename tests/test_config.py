@@ -65,6 +65,9 @@ def test_our_own_settings_have_the_agreed_defaults():
     assert {name: getattr(found, name) for name in TABLE if name not in SPECIFIED.split()} == {
         "max_workers": 20,
         "grow_after": 0.02,
+        "riders": True,
+        "rider_depth": 32,
+        "rider_limit": 0.001,
         "idle_timeout": 600,
         "server_lifetime": 3600,
         "max_client_conn": 10000,
