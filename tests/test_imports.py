@@ -28,7 +28,7 @@ LAYERS = {
     "net": "net",
     "backend": """
         admin directory backend.unit backend.dialogue backend.relay backend.worker backend.roster backend.pool
-        backend.cluster
+        backend.catalogs backend.cluster
     """,
     "frontend": "login streaming frontend arrival ha.executor console.pseudodb",
     "process": "process",

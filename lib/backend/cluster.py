@@ -5,10 +5,8 @@ Green. This is what frontends see of the server's side: they hand it units, and 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -17,21 +15,16 @@ from gevent.event import Event
 
 from lib import net
 from lib.backend import dialogue, tuning
+from lib.backend.catalogs import MAX_CUSTOMS, DatabaseCatalog
 from lib.backend.pool import Pool
 from lib.backend.unit import Unit, Visit
 from lib.errors import PoolError
-from lib.route import Catalog, Router
-from lib.route.catalog import CHANGED_SQL, SCAN_SQL
-from lib.wire.messages import encode
+from lib.route import Router
 
 if TYPE_CHECKING:
     from lib.backend.worker import Worker
     from lib.config import Settings
     from lib.frontend import Frontend
-
-log = logging.getLogger(__name__)
-
-_MAX_CUSTOMS = 50  # names of custom settings that a group, or four times that a database, is remembered to know
 
 
 class Login:
@@ -118,7 +111,7 @@ class Cluster:
         self.crowded = Event()
         self._logins: WeakValueDictionary[tuple, Login] = WeakValueDictionary()
         self._groups: WeakValueDictionary[tuple, Group] = WeakValueDictionary()
-        self._catalogs: dict[str, _DatabaseCatalog] = {}
+        self._catalogs: dict[str, DatabaseCatalog] = {}
         self.primary = Pool(self, 1, settings.master, is_primary=True)
         self.standbys = [Pool(self, 2 + i, address, is_primary=False) for i, address in enumerate(settings.slaver)]
         self._turn = 0
@@ -148,7 +141,7 @@ class Cluster:
         A backend never forgets the name of one: RESET ALL leaves '' where there was nothing. So its worker is only for
         those who would find that on a connection of their own.
         """
-        if customs <= group.placeholders or len(group.placeholders | customs) > _MAX_CUSTOMS:
+        if customs <= group.placeholders or len(group.placeholders | customs) > MAX_CUSTOMS:
             return group
         found = self.group(group.login, group.settings, group.placeholders | customs)
         found.parameters = found.parameters or dict(group.parameters)
@@ -190,7 +183,7 @@ class Cluster:
         """What tells the class of a statement in `database`. Until its catalog was scanned all of it is opaque."""
         known = self._catalogs.get(database)
         if known is None:
-            known = self._catalogs[database] = _DatabaseCatalog(
+            known = self._catalogs[database] = DatabaseCatalog(
                 database, lambda sql: self._query(self.primary.address, database, sql), lambda: self._renew(database)
             )
             known.changed()
@@ -260,64 +253,3 @@ class Cluster:
     def close(self) -> None:
         for pool in self.pools:
             pool.close()
-
-
-def _read_catalog(rows: list[tuple]) -> tuple[Catalog, frozenset[str]]:
-    bodies = (tuning.customs(encode(body)) for *_, body in rows if body)
-    return Catalog.from_rows(rows), frozenset[str]().union(*bodies)
-
-
-class _DatabaseCatalog:
-    """The catalog scan of one database, and the router that goes by it."""
-
-    def __init__(self, database: str, query: Callable[[str], list[tuple]], renew: Callable[[], None]) -> None:
-        self.database = database
-        self._renew = renew
-        self.router = Router(Catalog.unknown())
-        self._query = query
-        self.customs: set[str] = set()
-        self._version: object = None
-        self._scanning = False
-        self._again = False
-
-    def learn(self, customs: Iterable[str]) -> None:
-        self.customs.update(islice(customs, max(0, 4 * _MAX_CUSTOMS - len(self.customs))))
-
-    def changed(self) -> None:
-        self.router.catalog = Catalog.unknown()
-        self._again = True
-        if not self._scanning:
-            self._scanning = True
-            gevent.spawn(self._scan)
-
-    def look(self) -> None:
-        if not self._scanning:
-            self._scanning = True
-            gevent.spawn(self._scan)
-
-    def _scan(self) -> None:
-        try:
-            version = self._query(CHANGED_SQL)
-            while self._again or version != self._version:
-                self._again = False
-                started = time.monotonic()
-                # In a thread: a large schema takes a while to think about, and the loop must go on.
-                rows = self._query(SCAN_SQL)
-                catalog, customs = gevent.get_hub().threadpool.apply(_read_catalog, (rows,))
-                self.learn(customs)
-                if not self._again:
-                    if self.router.catalog not in (catalog, Catalog.unknown()):
-                        self._renew()
-                    self.router.catalog = catalog
-                    log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)
-                # As it was before the scan: what changes meanwhile is seen at the next look.
-                self._version = version
-        except PoolError as error:
-            # What is not known is opaque: slower, and right. But a server that is down does not change its catalog, and
-            # reads that were harmless can be run again when it is back.
-            if not dialogue.is_transient(error):
-                self.router.catalog = Catalog.unknown()
-            self._version = None
-            log.warning("the catalog of %s could not be scanned: %s", self.database, error)
-        finally:
-            self._scanning = False
