@@ -7,17 +7,20 @@ else is each one's default. One runs at a time: the idle connections of another 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import platform
 import shlex
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
+from types import MappingProxyType
 
 import psutil
 
@@ -49,6 +52,7 @@ class Contender:
     runs_as_root False when it refuses to
     idle_clients how many idle clients it can be measured with; those with a process per client, fewer
     stop         the signal that ends it without waiting for the clients
+    every_round  False when it is only there to compare with, and measured in the first round alone: it has no targets
     """
 
     name: str
@@ -58,6 +62,7 @@ class Contender:
     runs_as_root: bool = True
     idle_clients: int = 2000
     stop: Signals = SIGTERM
+    every_round: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,8 @@ max_pool = 1
     return [pgpool_program(), "-n", "-D", "-f", str(conf)]
 
 
-def pgstmtpool_version() -> str:
-    revision = first_line(["git", "-C", str(PROJECT), "rev-parse", "--short", "HEAD"])
+def pgstmtpool_version(checkout: Path = PROJECT) -> str:
+    revision = first_line(["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"])
     return f"{revision}, gevent {metadata.version('gevent')}"
 
 
@@ -149,33 +154,54 @@ def optimisation(configure_arguments: str, cflags: str) -> str:
     return "whose build settings name no profile-guided optimisation (--enable-optimizations)"
 
 
-def pgstmtpool(setup: Setup) -> list[str]:
+def pgstmtpool(
+    setup: Setup, checkout: Path = PROJECT, settings: Mapping[str, object] = MappingProxyType({})
+) -> list[str]:
+    """That of a checkout, run by our own Python; settings are those of the conf file that are not at their defaults."""
     conf = setup.directory / "pgstmtpool.conf.py"
-    settings = {
+    own = {
         "listen": (postgres.HOST, setup.port),
         "admin_cnn": {"user": USER, "database": "postgres"},
         "master": (setup.server.host, setup.server.port),
+        **settings,
     }
-    conf.write_text(f"all = {settings!r}\n")
-    return [sys.executable, str(PROJECT / "pgstmtpool.py"), str(conf)]
+    conf.write_text(f"all = {own!r}\n")
+    return [sys.executable, str(checkout / "pgstmtpool.py"), str(conf)]
 
 
 CONTENDERS = {
     row.name: row
     for row in (
-        Contender("direct", "direct", server_version, idle_clients=200),
+        Contender("direct", "direct", server_version, idle_clients=200, every_round=False),
         Contender("pgbouncer", "PgBouncer", pgbouncer_version, pgbouncer, runs_as_root=False),
-        Contender("pgpool", "pgpool-II", pgpool_version, pgpool, runs_as_root=False, idle_clients=200, stop=SIGINT),
+        Contender(
+            "pgpool", "pgpool-II", pgpool_version, pgpool, runs_as_root=False, idle_clients=200, stop=SIGINT,
+            every_round=False,
+        ),
         Contender("pgstmtpool", "pgstmtpool", pgstmtpool_version, pgstmtpool),
     )
-}
+}  # fmt: skip
 
 
 def another(text: str) -> Contender:
-    """A contender from `NAME=COMMAND`, where {server_host}, {server_port}, {port}, {user}, {database} are filled in."""
+    """A contender from `NAME=CHECKOUT [SETTING=VALUE ...]` or from `NAME=COMMAND`.
+
+    CHECKOUT  a directory with a pgstmtpool.py, run by our own Python; VALUE is a Python literal, as in the conf file
+    COMMAND   another pooler's, where {server_host}, {server_port}, {port}, {user}, {database} are filled in
+    raises    ValueError
+    """
     name, _, template = text.partition("=")
     if not name or not template:
-        raise ValueError(f"not NAME=COMMAND: {text!r}")
+        raise ValueError(f"neither NAME=CHECKOUT nor NAME=COMMAND: {text!r}")
+    words = shlex.split(template)
+    checkout = Path(words[0]).resolve()
+    if (checkout / "pgstmtpool.py").is_file():
+        try:
+            settings = {key: ast.literal_eval(value) for key, _, value in (word.partition("=") for word in words[1:])}
+        except SyntaxError as error:
+            raise ValueError(f"not a Python literal in {text!r}") from error
+        version = partial(pgstmtpool_version, checkout)
+        return Contender(name, name, version, partial(pgstmtpool, checkout=checkout, settings=settings))
 
     def command(setup: Setup) -> list[str]:
         filled = template.format(

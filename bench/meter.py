@@ -58,6 +58,22 @@ def memory_kb(pid: int) -> float:
     return total / 1024
 
 
+def own_memory_kb(pid: int) -> float:
+    """Resident memory of the family in KB without what is mapped from files or shared memory.
+
+    Pages that forks share count in each. For readings in the middle of a measurement: far cheaper than memory_kb, which
+    makes the kernel walk over all the pages.
+    """
+    total = 0
+    for member in family(pid):
+        try:
+            memory = member.memory_info()
+        except psutil.NoSuchProcess:
+            continue
+        total += memory.rss - memory.shared
+    return total / 1024
+
+
 def settled_memory_kb(pid: int, timeout_s: float = 10.0) -> float:
     """memory_kb once two readings in a row agree within 0.5 %."""
     deadline = time.monotonic() + timeout_s

@@ -61,6 +61,7 @@ def primary(scale: int) -> Iterator[Server]:
         where = ["-h", at.host, "-p", str(at.port), "-U", USER]
         run(program("pgbench"), *where, "-iq", "-s", str(scale), DATABASE, timeout_s=600)
         server.query("create unlogged table copied (line text)", dbname=DATABASE)
+        server.query("create table hot (id int primary key, n int)", dbname=DATABASE)
         yield server
 
 

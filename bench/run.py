@@ -1,8 +1,15 @@
 """Measure direct, PgBouncer, pgpool-II and pgstmtpool side by side on one PostgreSQL, and print the tables.
 
-    python -m bench.run                    all of it, three rounds
+    python -m bench.run                    all of it, three rounds, in ten minutes or so
     python -m bench.run --quick            a smoke run: one round of one second each
     python -m bench.run --write            and write docs/benchmarks.md with its plot
+
+Another checkout of pgstmtpool, or this one with other settings, can be measured in the same run, which is how a change
+is judged (a value is a Python literal, as in the conf file):
+
+    git worktree add ../before HEAD~3
+    python -m bench.run --contenders pgbouncer,pgstmtpool --workloads simple-64,mixed --also before=../before
+    python -m bench.run --contenders pgbouncer,pgstmtpool --also 'alone=. riders=False' --also 'deep=. rider_depth=64'
 
 The exit code is 0 when all that could be started was measured, 1 when something failed, 2 for a wrong option.
 A target that is not met is a result, not a failure.
@@ -22,8 +29,9 @@ from typing import TypeVar
 
 from bench import client, contenders, plot, postgres, report, workloads
 from bench.contenders import Contender
+from bench.pgbench import Place, Sample
 from bench.report import Measurement, Results
-from bench.workloads import Place, Workload
+from bench.workloads import Workload
 from tests.pooler import PROJECT
 from tests.servers import NotThere, Server
 
@@ -32,15 +40,20 @@ Row = TypeVar("Row")
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--rounds", type=int, default=3, metavar="N", help="how often everything is measured (3)")
-    add("--seconds", type=float, default=5.0, metavar="S", help="how long each measurement takes (5)")
+    add("--seconds", type=float, default=2.5, metavar="S", help="how long each measurement takes (2.5)")
     add("--scale", type=int, default=10, metavar="N", help="pgbench's scale: 100,000 accounts each (10)")
     for name, rows in (("contenders", contenders.CONTENDERS), ("workloads", workloads.WORKLOADS)):
         add(f"--{name}", type=some_of(rows), default=list(rows.values()), metavar="A,B", help=f"of {', '.join(rows)}")
-    also = "measure another pooler, too; {server_host} {server_port} {port} {user} {database} are filled in"
-    add("--also", type=contenders.another, action="append", default=[], metavar="NAME=COMMAND", help=also)
+    also = (
+        "measure one more: a directory with another checkout of pgstmtpool and settings for it (see above), or the "
+        "command of another pooler, where {server_host} {server_port} {port} {user} {database} are filled in"
+    )
+    add("--also", type=contenders.another, action="append", default=[], metavar="NAME=WHAT", help=also)
+    every_round = "measure all contenders in every round; else direct and pgpool-II only in the first, being slow"
+    add("--every-round", action="store_true", help=every_round)
     add("--quick", action="store_true", help="one round of one second each, scale 1, 200 idle clients")
     add("--write", action="store_true", help="write docs/benchmarks.md and its plot")
     chosen = parser.parse_args(arguments)
@@ -81,14 +94,30 @@ def measure(chosen: argparse.Namespace, rows: Sequence[Workload], ready: Sequenc
     measurements = []
     with postgres.primary(chosen.scale) as server:
         for number in range(chosen.rounds):
-            first = number % len(ready)
+            turns = in_turn(number, ready, chosen.every_round)
             for row in rows:
-                for contender in [*ready[first:], *ready[:first]]:
+                for contender in turns:
                     one = measure_once(number, row, contender, server, chosen)
                     measurements.append(one)
-                    shown = f"{report.number(one.sample.value)} {row.unit}" if one.sample else f"failed: {one.failure}"
-                    say(f"round {number + 1}/{chosen.rounds}  {row.title:40}  {contender.title:10}  {shown}")
+                    shown = f"failed: {one.failure}" if one.sample is None else told(row, one.sample)
+                    say(f"round {number + 1}/{chosen.rounds}  {row.title:34}  {contender.title:10}  {shown}")
     return measurements
+
+
+def in_turn(number: int, ready: Sequence[Contender], every_round: bool) -> list[Contender]:
+    """Who is measured in a round, and in which order: each is once the first."""
+    those = [one for one in ready if number == 0 or every_round or one.every_round]
+    first = number % len(those) if those else 0
+    return [*those[first:], *those[:first]]
+
+
+def told(row: Workload, sample: Sample) -> str:
+    """A sample in a line."""
+    return ", ".join(
+        f"{one.name} {report.number(sample[one.name])}{f' {one.unit}' if one.unit else ''}"
+        for one in row.figures
+        if one.name in sample
+    )
 
 
 def measure_once(
@@ -114,11 +143,14 @@ def facts(chosen: argparse.Namespace, versions: Mapping[Contender, str]) -> list
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     system = f"{models[0] if models else platform.machine()}, {memory_gb:.0f} GB, Linux {platform.release()}"
     poolers = [f"{one.title} {version}" for one, version in versions.items() if one.command]
+    rounds = f"{chosen.rounds} round(s)"
+    if chosen.rounds > 1 and not chosen.every_round and any(not one.every_round for one in versions):
+        rounds += f" ({' and '.join(one.title for one in versions if not one.every_round)} only in the first)"
     return [
         f"{len(os.sched_getaffinity(0))} cores for the server, the poolers and pgbench together: {system}",
         f"PostgreSQL {contenders.server_version()}; {'; '.join(poolers)}",
         f"pgstmtpool was run by {contenders.interpreter()}",
-        f"{chosen.rounds} round(s), {chosen.seconds:g} s for each measurement, pgbench scale {chosen.scale}",
+        f"{rounds}, {chosen.seconds:g} s for each measurement, pgbench scale {chosen.scale}",
     ]
 
 
@@ -141,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.write:
         DOCS.mkdir(exist_ok=True)
         plot.draw(results, rows, titles, DOCS / "benchmarks.svg")
-        (DOCS / "benchmarks.md").write_text(report.page(tables, facts(chosen, versions), "benchmarks.svg"))
+        (DOCS / "benchmarks.md").write_text(report.page(rows, tables, facts(chosen, versions), "benchmarks.svg"))
     return 1 if any(one.failure for one in measurements) else 0
 
 

@@ -1,4 +1,4 @@
-"""What is measured: one row per workload, with its unit and what the project wants to reach.
+"""What is measured: one row per workload, with its figures and what the project wants each to reach.
 
 A workload is given a Place (an endpoint that answers and the pid of the pooler behind it) and returns a Sample. It
 knows nothing of who is behind the endpoint. A failure is an exception; run.py notes it and goes on.
@@ -7,88 +7,62 @@ knows nothing of who is behind the endpoint. A failure is an exception; run.py n
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
-from bench import client, meter, postgres
-from bench.client import DATABASE, USER, Endpoint
-from tests.servers import Server, ServerFailed
-from tests.workplace import run
+from bench import client, meter, pgbench, postgres
+from bench.pgbench import CPU, Load, Place, Sample
 
 COPY_MB = 16
 READ_ACCOUNTS = "select aid, bid, abalance, filler from pgbench_accounts"
 COPY_ACCOUNTS = "copy pgbench_accounts to stdout"
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where to measure and for how long. server is PostgreSQL itself, for what must not be timed."""
-
-    at: Endpoint
-    server: Server
-    pid: int | None
-    seconds: float
-    idle_clients: int
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One measurement. cpu_us: the pooler's CPU time per query, where queries were counted."""
-
-    value: float
-    cpu_us: float | None = None
+SHAPES_FILL = 400  # times 64 clients: pgstmtpool remembers 10,000 shapes, and has twice forgotten them all by then
+FLAT_KB = 2000  # who kept what these loads send would grow by 6,000 KB or more, while one full memo takes 3,000
 
 
 @dataclass(frozen=True)
 class Target:
-    """What pgstmtpool is to reach: at least this ratio to PgBouncer, or at most this value in the workload's unit."""
+    """What pgstmtpool is to reach: at least or at most this ratio to PgBouncer, or at most this value in the unit."""
 
     least_ratio: float | None = None
+    most_ratio: float | None = None
     most: float | None = None
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One figure of a workload. has_ratio: whether it says anything to divide it by PgBouncer's."""
+
+    name: str
+    unit: str = ""
+    target: Target | None = None
+    less_is_better: bool = False
+    has_ratio: bool = True
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+
+@dataclass(frozen=True)
 class Workload:
-    """A row of the table. before: SQL that puts the server in order first; pool_mode: PgBouncer's."""
+    """A row of the table; the first of its figures is the one that a plot with room for one shows.
+
+    what       a sentence for the page
+    before     SQL that puts the server in order first
+    pool_mode  PgBouncer's
+    """
 
     name: str
     title: str
-    unit: str
+    what: str
+    figures: tuple[Figure, ...]
     measure: Callable[[Place], Sample]
-    target: Target | None = None
     pool_mode: str = "statement"
     before: tuple[str, ...] = ()
-    less_is_better: bool = False
-
-
-def pgbench(place: Place, clients: int, *options: str) -> Sample:
-    """tps of one pgbench run, in one thread. Raises AssertionError when pgbench fails or a client is aborted."""
-    seconds = place.seconds + clients / 128  # its time runs from the first connect on, and 256 forks take a second
-    cpu_s = meter.cpu_s(place.pid) if place.pid else 0.0
-    where = ["-h", place.at.host, "-p", str(place.at.port), "-U", USER]
-    how = ["-n", "-c", str(clients), "-T", str(round(seconds)), *options]
-    output = run(postgres.program("pgbench"), *where, *how, DATABASE, timeout_s=seconds + 30)
-    cpu_s = meter.cpu_s(place.pid) - cpu_s if place.pid else 0.0
-    queries = found(r"number of transactions actually processed: (\d+)", output)
-    return Sample(found(r"^tps = ([\d.]+)", output), cpu_s / queries * 1e6 if place.pid and queries else None)
-
-
-def tpcb(place: Place) -> Sample:
-    return pgbench(place, 32)
-
-
-def connect_each(place: Place) -> Sample:
-    """A new connection for every query."""
-    return pgbench(place, 8, "-S", "-C")
-
-
-def found(pattern: str, output: str) -> float:
-    if match := re.search(pattern, output, re.MULTILINE):
-        return float(match.group(1))
-    raise ServerFailed(f"pgbench said nothing like {pattern!r}: {output.strip()[-500:]}")
 
 
 def throughput(place: Place, once: Callable[[], int]) -> Sample:
@@ -97,7 +71,7 @@ def throughput(place: Place, once: Callable[[], int]) -> Sample:
     moved, began = 0, time.monotonic()
     while (took := time.monotonic() - began) < place.seconds or not moved:
         moved += once()
-    return Sample(moved / took / 1e6)
+    return {"MB/s": moved / took / 1e6}
 
 
 def read(place: Place, text: str) -> Sample:
@@ -135,39 +109,154 @@ def idle_memory(place: Place) -> Sample:
         for _ in range(place.idle_clients):
             client.query(clients.enter_context(client.connect(place.at)), "select 1")
         after = meter.settled_memory_kb(pid)
-    return Sample((after - before) / place.idle_clients)
+    return {"memory": (after - before) / place.idle_clients}
 
 
-STREAMS = Target(least_ratio=0.8)
+NEW_SHAPE = """\
+\\set aid random(1, 100000)
+\\set name random(1, 1000000000)
+select abalance as a_:name from pgbench_accounts where aid = :aid
+"""
 
-CLIENTS = (1, 8, 64, 256)
+
+def new_shapes(place: Place) -> Sample:
+    """The load, between two fills of the pooler's memo; the growth is from the first fill to the end of all.
+
+    At 200 a second, the load alone would not fill a memo in the time of a measurement, and all memory would grow.
+    """
+    fill = Load(64, ("-t", str(SHAPES_FILL)), NEW_SHAPE)
+    pgbench.run_one(place, fill, 0)
+    before = meter.own_memory_kb(place.pid) if place.pid else 0.0
+    sample = pgbench.measure_beside(place, Load(64, ("-S",)), Load(4, ("-R", "200"), NEW_SHAPE), "new shapes/s")
+    pgbench.run_one(place, fill, 0)
+    return {**sample, "growth": meter.own_memory_kb(place.pid) - before} if place.pid else sample
 
 
-def select_only(clients: int, mode: str, target: Target | None) -> Workload:
-    def measure(place: Place) -> Sample:
-        return pgbench(place, clients, "-S", "-M", mode)
+RANDOM_LITERALS = """\
+\\set aid random(1, 100000)
+\\set number random(1, 1000000000)
+\\set other random(1, 1000000000)
+select abalance, 'note :number' as note, :other as other from pgbench_accounts \
+where aid = :aid and filler <> 'it''s :other' and bid < :number + 1000 limit 10
+"""
 
+HOT_UPDATE = """\
+\\set id random(1, 10)
+update hot set n = n + 1 where id = :id
+"""
+
+
+def select_only(clients: int, mode: str, least: float | None, most_cpu: float | None = None) -> Workload:
     return Workload(
         f"{mode}-{clients}",
         f"pgbench -S -M {mode}, {clients} client{'s' if clients > 1 else ''}",
-        "tps",
-        measure,
-        target,
+        f"look-ups by primary key, {mode} protocol",
+        of_tps(least, most_cpu),
+        partial(pgbench.measure, load=Load(clients, ("-S", "-M", mode))),
     )
 
 
+def of_tps(least: float | None = None, most_cpu: float | None = None) -> tuple[Figure, ...]:
+    """The two figures of a load of pgbench: tps and CPU, each with its target."""
+    cpu_target = Target(most_ratio=most_cpu) if most_cpu else None
+    return (Figure("tps", target=Target(least) if least else None), Figure(CPU, "µs", cpu_target, less_is_better=True))
+
+
+def ms(name: str, most: float | None = None) -> Figure:
+    return Figure(name, "ms", Target(most_ratio=most) if most else None, less_is_better=True)
+
+
+def growth(most_kb: float) -> Figure:
+    return Figure("growth", "KB", Target(most=most_kb), less_is_better=True, has_ratio=False)
+
+
+def megabytes(least: float) -> tuple[Figure, ...]:
+    return (Figure("MB/s", target=Target(least)),)
+
+
+CLIENTS = (1, 8, 64, 256)
 TIDY = ("truncate pgbench_history", "vacuum pgbench_branches, pgbench_tellers, pgbench_accounts")
+COOL = ("truncate hot", "insert into hot select id, 0 from generate_series(1, 10) as id", "vacuum analyze hot")
 
 WORKLOADS = {
     row.name: row
     for row in (
-        *(select_only(clients, "simple", Target(least_ratio=0.75)) for clients in CLIENTS),
-        *(select_only(clients, "extended", None) for clients in CLIENTS),
-        Workload("tpcb-32", "TPC-B, 32 clients", "tps", tpcb, Target(least_ratio=0.85), "transaction", TIDY),
-        Workload("select", "large SELECT", "MB/s", partial(read, text=READ_ACCOUNTS), STREAMS),
-        Workload("copy-out", "COPY TO STDOUT", "MB/s", partial(read, text=COPY_ACCOUNTS), STREAMS),
-        Workload("copy-in", "COPY FROM STDIN", "MB/s", copy_in, STREAMS),
-        Workload("connect", "pgbench -S -C, 8 clients", "connections/s", connect_each),
-        Workload("idle-memory", "memory per idle client", "KB", idle_memory, Target(most=25), less_is_better=True),
+        select_only(1, "simple", 0.9),
+        select_only(8, "simple", 0.9),
+        select_only(64, "simple", 1.6, most_cpu=0.75),
+        select_only(256, "simple", 1.6),
+        select_only(1, "extended", None),
+        select_only(8, "extended", None),
+        select_only(64, "extended", 1.4),
+        select_only(256, "extended", None),
+        Workload(
+            "mixed", "mixed load",
+            "60 clients with pgbench -S (the figures are theirs) beside 4 that run `select pg_sleep(0.05)`",
+            (*of_tps(1.5), ms("p50"), ms("p99", 1.0), ms("p99.9"), Figure("tps of the slow")),
+            partial(
+                pgbench.measure_beside, load=Load(60, ("-S",)),
+                other=Load(4, script="select pg_sleep(0.05)\n"), other_name="tps of the slow",
+            ),
+        ),
+        Workload(
+            "locks", "lock load",
+            "32 clients with pgbench -S (the figures are theirs) beside 32 that update one of 10 rows, each in a "
+            "transaction of its own",
+            (*of_tps(), ms("p50"), ms("p99", 1.2), ms("p99.9"), Figure("tps of the writers")),
+            partial(
+                pgbench.measure_beside, load=Load(32, ("-S",)),
+                other=Load(32, script=HOT_UPDATE), other_name="tps of the writers",
+            ),
+            before=COOL,
+        ),
+        Workload(
+            "sleep", "pg_sleep(0.0005), 16 clients", "a statement that takes 0.5 ms and no CPU",
+            of_tps(0.8), partial(pgbench.measure, load=Load(16, script="select pg_sleep(0.0005)\n")),
+        ),
+        Workload(
+            "tpcb-32", "TPC-B, 32 clients", "pgbench's transaction of seven statements",
+            of_tps(0.9), partial(pgbench.measure, load=Load(32)), "transaction", TIDY,
+        ),
+        Workload(
+            "read-mostly", "read-mostly, 64 clients", "95 % look-ups by primary key, 5 % TPC-B",
+            of_tps(), partial(pgbench.measure, load=Load(64, ("-b", "select-only@95", "-b", "tpcb-like@5"))),
+            "transaction", TIDY,
+        ),
+        Workload(
+            "shapes", "new shapes, 64 clients",
+            "64 clients with pgbench -S (the figures are theirs) beside 200 texts a second that differ in more than "
+            f"their literals; growth is that of the pooler's memory over {64 * SHAPES_FILL:,} such texts sent after "
+            "as many others",
+            (*of_tps(0.9), ms("p50"), ms("p99"), ms("p99.9"), Figure("new shapes/s"), growth(FLAT_KB)),
+            new_shapes,
+        ),
+        Workload(
+            "literals", "random literals, 64 clients",
+            "look-ups whose texts have random numbers and strings in the middle; growth is that of the pooler's "
+            "memory between the middle and the end",
+            (*of_tps(0.9), growth(FLAT_KB)),
+            partial(pgbench.measure_growing, load=Load(64, script=RANDOM_LITERALS)),
+        ),
+        Workload(
+            "select", "large SELECT", "all accounts, read again and again by one client",
+            megabytes(0.8), partial(read, text=READ_ACCOUNTS),
+        ),
+        Workload(
+            "copy-out", "COPY TO STDOUT", "the same by COPY", megabytes(0.8), partial(read, text=COPY_ACCOUNTS)
+        ),
+        Workload(
+            "copy-in", "COPY FROM STDIN", f"{COPY_MB} MB into an unlogged table, again and again, by one client",
+            megabytes(0.8), copy_in,
+        ),
+        Workload(
+            "connect", "pgbench -S -C, 8 clients", "a new connection for every query",
+            (Figure("tps"), Figure(CPU, "µs", less_is_better=True)),
+            partial(pgbench.measure, load=Load(8, ("-S", "-C"))),
+        ),
+        Workload(
+            "idle-memory", "memory per idle client",
+            "the growth of the pooler's resident memory over many clients that have each run one query",
+            (Figure("memory", "KB", Target(most=25), less_is_better=True),), idle_memory,
+        ),
     )
-}
+}  # fmt: skip
