@@ -12,6 +12,7 @@ import pytest
 
 from tests import roles
 from tests.loop_alarm import LoopAlarm
+from tests.pooler import EVERYWHERE
 from tests.servers import Cluster, Pooler, bin_dir
 
 GREEN_TESTS = Path(__file__).parent / "green"
@@ -30,7 +31,15 @@ POOLER = pytest.StashKey[Pooler]()
 LOG_SHOWN = 4000  # characters of the pooler's log below a failed test
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--riders", choices=["on", "off"], default="on", help="whether statements ride in poolers that do not say it"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("riders") == "off":
+        EVERYWHERE["riders"] = False
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     config.stash[STDERR] = os.dup(2)  # the real one: nothing is captured yet

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+# Settings of every pooler whose conf does not say otherwise; pytest's --riders=off stands here.
+EVERYWHERE: dict[str, Any] = {}
+
 
 class Pooler:
     """A running pgstmtpool.py, with a conf file written from a dict.
@@ -40,7 +43,7 @@ class Pooler:
         if cluster is not None:
             own["master"] = (cluster.primary.host, cluster.primary.port)
             own["slaver"] = [(standby.host, standby.port) for standby in cluster.standbys]
-        self.conf = {**own, **conf}
+        self.conf = {**own, **EVERYWHERE, **conf}
         listen = self.conf["listen"]
         addresses = listen if isinstance(listen, list) else [listen]
         self.host, self.port = next(each for each in addresses if not each[0].startswith("/"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests import roles
+from tests.cluster.convoy import WANTED_S, Convoy, Place
 from tests.servers import Server
 
 
@@ -44,3 +47,29 @@ def address(request: pytest.FixtureRequest, cluster) -> Address:
         return Address(cluster.primary.host, cluster.primary.port, cluster.primary)
     pooler = request.getfixturevalue("pooler")
     return Address(pooler.host, pooler.port, cluster.primary)
+
+
+RIDING = [
+    pytest.param((13, True), marks=pytest.mark.needs_npm, id="13"),
+    pytest.param((15, True), marks=pytest.mark.needs_debian, id="15"),
+    pytest.param((16, True), id="16"),
+    pytest.param((16, False), id="16-off"),
+    pytest.param((18, True), id="18"),
+]
+
+
+@pytest.fixture(scope="session", params=RIDING)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A server of each version that matters with a pooler in which statements ride, and one in which they do not."""
+    version, rides = request.param
+    with Place.open(version, rides) as place:
+        yield place
+
+
+@pytest.fixture
+def convoy(place: Place, request: pytest.FixtureRequest) -> Iterator[Convoy]:
+    """A head and 31 riders. How long a rider has waited at most is a property of the test's report."""
+    with Convoy(place) as convoy:
+        yield convoy
+        request.node.user_properties.append(("slowest_rider_ms", round(convoy.slowest_s * 1000)))
+        print(f"the slowest rider answered after {convoy.slowest_s * 1000:.0f} ms (wanted: {WANTED_S * 1000:.0f} ms)")

@@ -21,6 +21,7 @@ from lib.frontend import Frontend
 from lib.route import Catalog
 from lib.route.catalog import CHANGED_SQL
 from tests.green.fake_server import FakeServer
+from tests.pooler import EVERYWHERE
 from tests.wire_samples import query
 
 IN_TIME_S = 5.0  # what is waited for comes much sooner; a test that waits longer has failed
@@ -153,7 +154,7 @@ class SmallPool:
         given["slaver"] = [server.address for server in servers[1:]]
         self.servers = servers
         self.server = servers[0]
-        self.settings = config.make(given | settings)
+        self.settings = config.make(given | EVERYWHERE | settings)
         self.clients: list[Client] = []
         self.logins = 0
         self.cluster = Cluster(self.settings, self._answer_for, self._query)
