@@ -52,7 +52,7 @@ _SPOILS = b"""
 
 # The rest of pg_proc, named so that a call in attribute notation, ('select ...').ts_stat, is seen as one.
 _OPAQUE = b"""
-    binary_upgrade_add_sub_rel_state binary_upgrade_create_empty_extension
+    amvalidate binary_upgrade_add_sub_rel_state binary_upgrade_create_empty_extension
     binary_upgrade_logical_slot_has_caught_up binary_upgrade_replorigin_advance binary_upgrade_set_missing_value
     binary_upgrade_set_next_array_pg_type_oid binary_upgrade_set_next_attribute_versions
     binary_upgrade_set_next_heap_pg_class_oid binary_upgrade_set_next_heap_relfilenode
@@ -60,9 +60,10 @@ _OPAQUE = b"""
     binary_upgrade_set_next_multirange_array_pg_type_oid binary_upgrade_set_next_multirange_pg_type_oid
     binary_upgrade_set_next_pg_authid_oid binary_upgrade_set_next_pg_enum_oid
     binary_upgrade_set_next_pg_tablespace_oid binary_upgrade_set_next_pg_type_oid
-    binary_upgrade_set_next_toast_pg_class_oid binary_upgrade_set_next_toast_relfilenode
+    binary_upgrade_set_next_toast_pg_class_oid binary_upgrade_set_next_toast_pg_type_oid
+    binary_upgrade_set_next_toast_relfilenode
     binary_upgrade_set_record_init_privs brin_desummarize_range brin_summarize_new_values brin_summarize_range
-    currtid2 cursor_to_xml cursor_to_xmlschema database_to_xml database_to_xml_and_xmlschema
+    currtid currtid2 cursor_to_xml cursor_to_xmlschema database_to_xml database_to_xml_and_xmlschema
     database_to_xmlschema gin_clean_pending_list lo_export lo_import pg_available_wal_summaries
     pg_clear_attribute_stats pg_clear_relation_stats pg_create_restore_point pg_current_logfile
     pg_drop_replication_slot pg_event_trigger_ddl_commands pg_event_trigger_dropped_objects

@@ -2,7 +2,7 @@
 -- lib/route/harmless_names.py. A name is left out as soon as one of its overloads is not such a function. What is declared
 -- immutable or stable is taken, but for those excepted below; what is volatile only when it was looked at and listed.
 --
--- To make the list anew, run this on every release at hand and write the union into the module:
+-- To make the list anew, run this on every release and write the union into the module:
 --   for port in ...; do psql -XAtq -p $port -f lib/route/harmless.sql; done | LC_ALL=C sort -u | fmt -w 116
 select p.proname
   from pg_catalog.pg_proc p
@@ -12,7 +12,7 @@ having bool_and(
          -- declared immutable or stable, and true to it
          (p.provolatile in ('i', 's')
           and p.proname !~ '^pg_event_trigger_|^(table|schema|database|query|cursor)_to_xml|^ts_stat$|^ts_rewrite$'
-          and p.proname !~ '^(fmgr_.*_validator|pg_stat_get_snapshot_timestamp)$'
+          and p.proname !~ '^fmgr_.*_validator$'
           and p.proname not in ('txid_current', 'pg_current_xact_id')
           and p.prorettype not in ('language_handler'::regtype, 'fdw_handler'::regtype, 'tsm_handler'::regtype,
                                    'index_am_handler'::regtype))
@@ -28,7 +28,7 @@ having bool_and(
             'pg_partition_ancestors', 'pg_partition_tree', 'pg_prepared_xact', 'pg_relation_size',
             'pg_safe_snapshot_blocking_pids', 'pg_sequence_last_value', 'pg_show_replication_origin_status',
             'pg_table_size', 'pg_tablespace_size', 'pg_total_relation_size', 'pg_xact_status', 'random', 'random_normal',
-            'timeofday', 'txid_status', 'uuidv4', 'uuidv7')
+            'timeofday', 'timezone', 'txid_status', 'uuidv4', 'uuidv7')
          -- trigger functions: no text can call them, and a table that has one is none the worse
          or p.prorettype = 'trigger'::regtype)
  order by 1;

@@ -11,7 +11,6 @@ import pytest
 
 from lib.route import CHANGED_SQL, SCAN_SQL, Catalog, Kind, Router
 from lib.route.classify import classify
-from lib.route.harmless import HARMLESS
 from tests.servers import Server
 from tests.workplace import wait_until
 
@@ -228,18 +227,6 @@ def test_counters_tell_that_the_catalog_changed(database):
     wait_until(lambda: ask(database, CHANGED_SQL) != before)
     settled = ask(database, CHANGED_SQL)
     assert settled != before
-
-
-def test_harmless_names_are_functions_of_this_release_that_are_not_newly_volatile(server):
-    """The list holds names of several releases; what this one has of it must still be harmless by harmless.sql."""
-    from pathlib import Path
-
-    import lib.route
-
-    sql = (Path(lib.route.__file__).parent / "harmless.sql").read_text()
-    here = {name.encode() for (name,) in server.query(sql)}
-    known = {name.encode() for (name,) in server.query("select proname from pg_proc where oid < 16384")}
-    assert HARMLESS & known <= here
 
 
 # What a session could keep: settings, locks, channels, cursors, prepared statements, temporary objects.
