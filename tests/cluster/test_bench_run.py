@@ -1,4 +1,4 @@
-"""The benchmark as a program, on a real server, with the shortest run that it knows."""
+"""The benchmark as a program, on a real server, with the shortest runs that it knows."""
 
 from __future__ import annotations
 
@@ -7,32 +7,41 @@ import sys
 
 import pytest
 
+from bench.workloads import WORKLOADS
 from tests.pooler import PROJECT
 
-WORKLOADS = {
-    "simple-8": "pgbench -S -M simple, 8 clients | tps",
-    "extended-8": "pgbench -S -M extended, 8 clients | tps",
-    "tpcb-32": "TPC-B, 32 clients | tps",
-    "select": "large SELECT | MB/s",
-    "copy-in": "COPY FROM STDIN | MB/s",
-    "connect": "pgbench -S -C, 8 clients | connections/s",
-    "idle-memory": "memory per idle client | KB",
-}
+MEASURED = ("simple-8", "mixed", "locks", "sleep", "tpcb-32", "shapes", "literals", "select", "copy-in", "idle-memory")
+
+
+def printed(*arguments: str) -> list[str]:
+    """The lines that a quick run prints, which must have measured all that it was told to."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.run", "--quick", *arguments],
+        cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
 
 
 @pytest.mark.needs_debian
 def test_quick_run_measures_everyone_and_prints_the_tables() -> None:
-    names = ["--contenders", "direct,pgbouncer,pgstmtpool", "--workloads", ",".join(WORKLOADS)]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.run", "--quick", *names],
-        cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    assert "| workload | unit | direct | PgBouncer | pgstmtpool |" in lines
-    for row in WORKLOADS.values():
-        figures = [line for line in lines if line.startswith(f"| {row} |")]
-        assert len(figures) == 1
-        assert "–" not in figures[0]
-    assert "| CPU of the pooler, µs per transaction | PgBouncer | pgstmtpool |" in lines
+    lines = printed("--contenders", "direct,pgbouncer,pgstmtpool", "--workloads", ",".join(MEASURED))
+    assert "| workload | figure | direct | PgBouncer | pgstmtpool |" in lines
+    assert "| workload | figure | PgBouncer | pgstmtpool |" in lines
     assert "## Failed" not in lines
+    targets, figures = lines[: lines.index("## Figures")], lines[lines.index("## Figures") :]
+    for row in map(WORKLOADS.__getitem__, MEASURED):
+        for figure in row.figures:
+            (cells,) = (line for line in figures if line.startswith(f"| {row.title} | {figure.title} |"))
+            assert cells.count("–") == (1 if figure.name == "growth" else 0)  # direct has no pooler that could grow
+            verdicts = [line for line in targets if line.startswith(f"| {row.title} | {figure.name} |")]
+            assert len(verdicts) == (1 if figure.target else 0)
+            assert all(line.endswith((" met |", " **not met** |")) for line in verdicts)
+
+
+def test_another_checkout_with_its_own_settings_is_measured_beside_this_one() -> None:
+    chosen = ["--contenders", "pgstmtpool", "--workloads", "simple-8"]
+    lines = printed(*chosen, "--also", "alone=. riders=False")
+    assert "| workload | figure | pgstmtpool | alone |" in lines
+    (cells,) = (line for line in lines[lines.index("## Figures") :] if line.startswith("| pgbench ") and "| tps |" in line)
+    assert "–" not in cells
