@@ -252,3 +252,93 @@ def test_common_built_in_functions_are_harmless():
     obj_description has_table_privilege pg_relation_size to_tsquery similarity_not regexp_replace
     """.split()
     assert {name for name in names if name not in HARMLESS} == {b"coalesce_not", b"similarity_not"}
+
+
+def test_operators_and_casts_that_write_are_known_apart_from_the_suspect():
+    rows = [function(1, "w", "insert into t values (1)"), ("operator", 5, "@%@", None, "1", None)]
+    catalog = Catalog.from_rows([*rows, function(2, "f", "select a @%@ b")])
+    assert catalog.writing_operators == {b"@%@"}
+    assert catalog.writers == {b"w", b"f"}
+    assert not catalog.suspects
+    assert Catalog.from_rows([rows[0], ("hidden", 6, "has a cast", None, "1", None)]).writes_all
+    assert Catalog.from_rows([rows[0], ("operator", 5, "<=", None, "1", None)]).writes_all
+    assert not Catalog.from_rows([("hidden", 6, "has a domain default", None, "nextval", None)]).writes_all
+
+
+def test_names_of_custom_settings_outlast_what_is_set_for_the_transaction():
+    """A backend never forgets one: SET LOCAL leaves '' where there was nothing."""
+    rows = [
+        function(1, "declared"),
+        ("config", 1, None, None, None, "set a.b = 0"),
+        function(2, "in_body", "begin set local a.b = 1; end", "plpgsql"),
+        function(3, "quoted", 'begin set local "a.b" = 1; end', "plpgsql"),
+        function(4, "called", "begin perform set_config('a.b', '1', true); end", "plpgsql"),
+        function(5, "dynamic", "begin perform set_config(n, '1', true); end", "plpgsql"),
+        function(6, "plain", "begin perform set_config('work_mem', '1', true); set local work_mem = 1; end", "plpgsql"),
+    ]
+    catalog = Catalog.from_rows(rows)
+    assert catalog.functions == {b"declared", b"in_body", b"quoted", b"called", b"dynamic"}
+    assert not catalog.holders
+    assert not catalog.definers
+    assert catalog.harmless == {b"plain"}
+
+
+def test_functions_that_extensions_are_excepted_for_are_suspect_though_they_are_declared_immutable():
+    """isn_weak() is, and sets what DISCARD ALL does not undo before PostgreSQL 18."""
+    catalog = Catalog.from_rows(
+        [
+            function(1, "isn_weak", "x", "c", "isn", "i"),
+            function(2, "set_limit", "x", "c", "pg_trgm"),
+            function(3, "pg_stat_statements_reset", "x", "c", "pg_stat_statements"),
+            function(4, "similarity", "x", "c", "pg_trgm", "i"),
+        ]
+    )
+    assert catalog.functions == {b"isn_weak", b"set_limit", b"pg_stat_statements_reset"}
+    assert catalog.holders == {b"isn_weak", b"set_limit"}
+    assert catalog.spoilers == {b"isn_weak"}
+
+
+@pytest.mark.parametrize("word", ["analyze t", "vacuum", "comment on table t is 'x'", "reindex table t", "checkpoint"])
+def test_maintenance_in_a_body_is_seen_where_a_statement_begins_only(word):
+    assert read_body("plpgsql", f"begin {word}; end").does == Does.ANYTHING
+    assert read_body("plpgsql", f"begin x := 1; {word}; end").does == Does.ANYTHING
+    assert read_body("plpgsql", "begin return (select analyze + comment + t.cluster from t); end").does == Does.READ
+
+
+def test_the_summary_says_why_in_one_bounded_line():
+    rows = [
+        SETTER,
+        function(2, "dynamic", "begin execute x; end", "plpgsql"),
+        function(3, "c_code", "x", "c", "strange"),
+        function(4, "caller", "select setter()"),
+        ("trigger", 5, "audit", "plpgsql/v/", None, "begin set a = 1; end"),
+        relation(10, "audited"),
+        runs(10, "5"),
+        relation(11, "v", "v "),
+        uses(11, "10"),
+    ]
+    catalog = Catalog.from_rows(rows)
+    assert catalog.summary(20) == (
+        "4 functions, 2 tables and views may change the session: audited (runs audit()), c_code (is written in C, of"
+        " the extension strange), caller (names setter), dynamic (has EXECUTE in it), setter (calls set_config()), v"
+        " (uses audited)"
+    )
+    assert catalog.summary(1).endswith("audited (runs audit()) and 5 more")
+    assert Catalog.from_rows([function(1, "f")]).summary() == ""
+    assert Catalog.unknown().summary() == "every statement runs in a database that has not been scanned"
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("plpython3u", "SD['x'] = 1"),
+        ("plpython3u", "global x\nx = 1"),
+        ("plperl", "our $x = 1;"),
+        ("plperlu", "$main::x = 1;"),
+        ("pltcl", "global x; set x 1"),
+        ("plv8", "plv8.x = 1"),
+    ],
+)
+def test_what_lasts_from_call_to_call_is_seen_in_other_languages(language, source):
+    assert read_body(language, source).does == Does.ANYTHING | Does.SET | Does.SPOIL
+    assert read_body(language, "return 1").does == Does.ANYTHING

@@ -216,7 +216,9 @@ def test_session_features_hold_the_worker(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "do $$ begin perform set_config('a', 'b', false); end $$",
+        "do $$ begin execute 'set a = 1'; end $$",
+        "do 'begin set a = 1; end'",
+        "do language plpython3u $$ x = 1 $$",
         "call p(1)",
         "execute p(1)",
         "select f(1)",
@@ -421,3 +423,31 @@ def test_reason_is_a_clause_for_explain_route():
     assert classify(b"select my_func(1)", EMPTY).reason == "calls my_func(), which is not known to be harmless"
     assert classify(b"insert into trapped values (1)", SCANNED).reason == "uses trapped, which may change the session"
     assert classify(b"select 1", Catalog.unknown()).reason == "runs in a database that has not been scanned"
+
+
+@pytest.mark.parametrize(
+    ("text", "holds", "spoils"),
+    [
+        ("do $$ begin perform set_config('a', 'b', false); end $$", True, False),
+        ("do language plpgsql $x$ begin listen a; end $x$", True, False),
+        ("do $$ begin perform setseed(0.5); end $$", True, True),
+        ("do language plpython3u $$ GD['a'] = 1 $$", True, True),
+        ("do $$ begin perform holder(); end $$", True, False),
+        ("do $$ begin perform 1; end $$", False, False),
+        ("do $$ begin set local work_mem = 1; end $$", False, False),
+        ("call holder(1)", True, False),
+        ("call p(1)", False, False),
+    ],
+)
+def test_what_do_and_call_are_seen_to_leave_is_kept_for_the_frontend(text, holds, spoils):
+    catalog = Catalog(functions=frozenset({b"holder"}), holders=frozenset({b"holder"}))
+    verdict = classify(text.encode(), catalog)
+    assert (verdict.kind, verdict.clean, verdict.holds, verdict.spoils) == (Kind.OPAQUE, True, holds, spoils)
+
+
+def test_what_writes_without_a_name_is_a_write():
+    catalog = Catalog(writing_operators=frozenset({b"@%@"}))
+    assert classify(b"select 1 @%@ 2", catalog).kind == Kind.WRITE
+    assert classify(b"select 1 + 2", catalog).kind == Kind.SHAREABLE
+    assert classify(b"select 1", Catalog(writes_all="has a cast")).kind == Kind.WRITE
+    assert classify(b"show a", Catalog(writes_all="has a cast")).kind == Kind.SHAREABLE

@@ -40,6 +40,7 @@ class DatabaseCatalog:
         self._version: object = None
         self._scanning = False
         self._again = False
+        self._told = ""
 
     def learn(self, customs: Iterable[str]) -> None:
         self.customs.update(islice(customs, max(0, 4 * MAX_CUSTOMS - len(self.customs))))
@@ -56,6 +57,13 @@ class DatabaseCatalog:
             self._scanning = True
             gevent.spawn(self._scan)
 
+    def _tell(self, catalog: Catalog) -> None:
+        """Say in the log, once, what keeps statements from sharing a worker and why."""
+        summary = catalog.summary()
+        if summary != self._told:
+            self._told = summary
+            log.info("catalog of %s: %s", self.database, summary or "nothing in it may change the session any more")
+
     def _scan(self) -> None:
         try:
             version = self._query(CHANGED_SQL)
@@ -70,6 +78,7 @@ class DatabaseCatalog:
                     if self.router.catalog not in (catalog, Catalog.unknown()):
                         self._renew()
                     self.router.catalog = catalog
+                    self._tell(catalog)
                     log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)
                 # As it was before the scan: what changes meanwhile is seen at the next look.
                 self._version = version

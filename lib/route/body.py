@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from lib.route.calls import foreign_calls, sets_locally
 from lib.route.harmless import EFFECT, Effect
-from lib.route.lex import IDENT, OPERATOR, PUNCT, QIDENT, UNREADABLE, Token, lex
+from lib.route.lex import IDENT, OPERATOR, PUNCT, QIDENT, STRING, UNREADABLE, Token, lex
 
 
 class Does(enum.IntFlag):
@@ -27,8 +27,9 @@ class Does(enum.IntFlag):
     WRITE = 1  # writes, locks or waits, but leaves nothing in the session
     SET = 2  # changes the session
     ANYTHING = 4  # changes the catalog, or runs SQL that is not seen
-    SUSPECT = 6
     SPOIL = 8  # together with SET: what it leaves in the session is not undone by DISCARD ALL
+    NAME = 16  # leaves the name of a custom setting, which a backend never forgets, but no value
+    SUSPECT = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Body:
     """A body as far as it can be judged alone."""
 
     does: Does
+    why: str = ""  # a clause that says what makes it suspect
     calls: frozenset[bytes] = frozenset()  # functions that are not built-in and harmless
     names: frozenset[bytes] = frozenset()  # all identifiers
     operators: frozenset[bytes] = frozenset()
@@ -49,9 +51,20 @@ _SETTING_WORDS = frozenset(b"deallocate discard hold listen prepare reset temp t
 _WRITING_WORDS = frozenset({b"insert", b"update", b"delete", b"merge", b"copy", b"lock", b"notify", b"share"})
 _LOCAL = frozenset({b"local", b"transaction", b"constraints"})
 _BEHIND_ON_CONFLICT_DO = frozenset({b"nothing", b"update"})
-_SHARED_STATE = re.compile(r"\bGD\b|\b_SHARED\b")
+# At the beginning of a statement only: elsewhere they are names of columns, or options.
+_STARTING_WORDS = frozenset(b"analyse analyze checkpoint cluster comment reindex security vacuum".split())
+# What lasts from one call to the next, by the language's name without "u".
+_SHARED_STATE = {
+    "plpython": re.compile(r"\b(?:GD|SD|global|globals|setattr)\b"),
+    "plpython2": re.compile(r"\b(?:GD|SD|global|globals|setattr)\b"),
+    "plpython3": re.compile(r"\b(?:GD|SD|global|globals|setattr)\b"),
+    "plperl": re.compile(r"\b_SHARED\b|\bour\b|\bstate\b|::"),
+    "pltcl": re.compile(r"\b(?:GD|global|upvar|variable)\b|::"),
+    "plv8": re.compile(r"\bplv8\b|\bglobalThis\b|\bthis\b"),
+}
 # What may stand between UPDATE and its SET, apart from names.
 _IN_UPDATE_TARGET = frozenset({b"only", b"as"})
+_PLAIN_NAME = re.compile(rb"'[A-Za-z_]+'")
 _STATEMENT_STARTS = frozenset({b"begin", b"then", b"else", b"loop", b"declare", b"exception", b"atomic"})
 
 
@@ -66,6 +79,11 @@ def does_with(effect: Effect) -> Does:
 
 @lru_cache(maxsize=8192)
 def read_body(language: str, source: str) -> Body:
+    """As judge_body, remembered: functions are judged again at every scan."""
+    return judge_body(language, source)
+
+
+def judge_body(language: str, source: str) -> Body:
     """Judge the body of one function.
 
     language  the name in pg_language; other than sql and plpgsql: suspect
@@ -73,51 +91,97 @@ def read_body(language: str, source: str) -> Body:
     returns   a Body that does not yet count what its calls and names do
     """
     if language not in ("sql", "plpgsql"):
-        # The dictionaries that all functions of a session share, in PL/Python and PL/Perl
-        shares = _SHARED_STATE.search(source) is not None
-        return Body(Does.ANYTHING | Does.SET | Does.SPOIL if shares else Does.ANYTHING)
-    tokens = lex(source.encode("utf-8"))
+        shared = _SHARED_STATE.get(language.removesuffix("u"))
+        if shared is not None and shared.search(source):
+            return Body(Does.ANYTHING | Does.SET | Does.SPOIL, f"shares data with other calls in {language}")
+        return Body(Does.ANYTHING, f"is written in {language}")
+    text = source.encode("utf-8")
+    tokens = lex(text)
     if tokens and tokens[-1].kind == UNREADABLE:
-        return Body(Does.ANYTHING)
+        return Body(Does.ANYTHING, "has a body that cannot be read")
     names = frozenset(token[1] for token in tokens if token[0] <= QIDENT)
     calls = set(foreign_calls(tokens))
     for i, (kind, value, _, _) in enumerate(tokens):
         if kind <= QIDENT and value in EFFECT and i and tokens[i - 1][:2] == (PUNCT, b"."):
             calls.add(value)
-    does = _words_do(tokens, language)
-    for name in calls & EFFECT.keys():
-        is_local = EFFECT[name] == Effect.SETS and sets_locally(tokens)
-        does |= Does.WRITE if is_local else does_with(EFFECT[name])
-    if any(len(name) > 57 or name.startswith((b"pg_temp", b"dblink")) for name in names):
-        does |= Does.ANYTHING
+    does, why = _words_do(tokens, language)
+    for name in sorted(calls & EFFECT.keys()):
+        if EFFECT[name] == Effect.SETS and sets_locally(tokens):
+            does |= Does.WRITE if _sets_known_names(tokens, text) else Does.WRITE | Does.NAME
+        else:
+            does |= does_with(EFFECT[name])
+        if does & Does.SUSPECT and not why:
+            why = f"calls {name.decode()}()"
+    for name in sorted(names):
+        if len(name) > 57 or name.startswith((b"pg_temp", b"dblink")):
+            does |= Does.ANYTHING
+            why = why or f"names {name.decode()}"
     return Body(
         does,
+        why if does & Does.SUSPECT else "",
         frozenset(calls - EFFECT.keys()),
         names,
         frozenset(token[1] for token in tokens if token[0] == OPERATOR),
     )
 
 
-def _words_do(tokens: Sequence[Token], language: str) -> Does:
+def _sets_known_names(tokens: Sequence[Token], text: bytes) -> bool:
+    """Tell whether every set_config() in `tokens` names a setting in a plain literal, and none with a dot."""
+    for i, token in enumerate(tokens):
+        if token[0] <= QIDENT and token[1] == b"set_config":
+            behind = tokens[i + 1 : i + 4]
+            if [each[:2] for each in behind] != [(PUNCT, b"("), (STRING, b""), (PUNCT, b",")]:
+                return False
+            if not _PLAIN_NAME.fullmatch(text, behind[1].start, behind[1].stop):
+                return False
+    return True
+
+
+def _words_do(tokens: Sequence[Token], language: str) -> tuple[Does, str]:
+    """What the words of a body may do, and a clause that says which of them makes it suspect."""
     does = Does.READ
+    why = ""
     updates = any(token[0] == IDENT and token[1] == b"update" for token in tokens)
     for i, (kind, word, _, _) in enumerate(tokens):
         if kind != IDENT or (i and tokens[i - 1][:2] == (PUNCT, b".")):
             continue
         following = tokens[i + 1][1] if i + 1 < len(tokens) else b""
-        if word in _ANYTHING_WORDS or (word == b"do" and following not in _BEHIND_ON_CONFLICT_DO):
+        before = does
+        if word in _STARTING_WORDS:
+            if _starts_statement(tokens, i):
+                does |= Does.ANYTHING
+        elif word in _ANYTHING_WORDS or (word == b"do" and following not in _BEHIND_ON_CONFLICT_DO):
             does |= Does.ANYTHING
         elif word == b"create":
             does |= Does.SET if following in (b"temp", b"temporary") else Does.ANYTHING
         elif word == b"into" and language == "sql":
             does |= Does.WRITE if i and tokens[i - 1][1] in (b"insert", b"merge") else Does.ANYTHING
         elif word == b"set" and not _is_of_update(tokens, i):
-            does |= Does.WRITE if following in _LOCAL else Does.SET
+            does |= _set_does(tokens, i)
         elif word in _SETTING_WORDS or (word == b"pg_settings" and updates):
             does |= Does.SET
         elif word in _WRITING_WORDS or (word == b"for" and following in (b"no", b"key")):
             does |= Does.WRITE
-    return does
+        if does & Does.SUSPECT and not before & Does.SUSPECT:
+            why = f"has {word.decode().upper()} in it"
+    return does, why
+
+
+def _set_does(tokens: Sequence[Token], at: int) -> Does:
+    """What the command SET at `at` leaves."""
+    following = [token[1] for token in tokens[at + 1 : at + 4]]
+    if not following or following[0] not in _LOCAL or following[1:2] == [b"."]:
+        return Does.SET
+    is_custom = following[0] == b"local" and any(b"." in value for value in following[1:3])
+    return Does.WRITE | Does.NAME if is_custom else Does.WRITE
+
+
+def _starts_statement(tokens: Sequence[Token], at: int) -> bool:
+    if at == 0:
+        return True
+    kind, before = tokens[at - 1][:2]
+    # a label ends with >>
+    return before == b";" or (kind == IDENT and before in _STATEMENT_STARTS) or (kind == OPERATOR and before == b">>")
 
 
 def _is_of_update(tokens: Sequence[Token], at: int) -> bool:

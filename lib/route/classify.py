@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lib.route.body import Does, judge_body
 from lib.route.calls import foreign_calls, sets_locally
 from lib.route.catalog import Catalog
 from lib.route.harmless import EFFECT, Effect
-from lib.route.lex import IDENT, OPERATOR, PUNCT, QIDENT, UNREADABLE, Token, lex
+from lib.route.lex import IDENT, OPERATOR, PUNCT, QIDENT, STRING, UNREADABLE, Token, lex
 from lib.route.shape import shape
 from lib.route.statements import EMPTY, Row, look
 from lib.route.verdict import Kind, Refusal, Verdict
@@ -84,6 +85,10 @@ def classify(text: bytes, catalog: Catalog) -> Verdict:
     statements = _split(tokens)
     found = _Findings()
     rows = [_look_at(statement, catalog, found) for statement in statements]
+    if b"$" in text:
+        for statement in statements:
+            if statement[0][:2] == (IDENT, b"do"):
+                _look_into_do(statement, text, catalog, found)
     if len(rows) > 1:
         if found.clean or found.holds:
             found.add(Kind.OPAQUE, "is several statements, and one of them " + found.reason)
@@ -142,10 +147,28 @@ def _look_at(tokens: Sequence[Token], catalog: Catalog, found: _Findings) -> Row
         _add_attribute_calls(tokens, row, catalog, found)
     if row.looks and row.kind != Kind.OPAQUE:
         _add_names(names, tokens, row, catalog, found)
+    elif row.kind == Kind.OPAQUE:
+        found.holds |= not names.isdisjoint(catalog.holders)
+        found.spoils |= not names.isdisjoint(catalog.spoilers)
     for name in names:
         if name[:7] == b"pg_temp":
             found.add(Kind.SESSION, "names the temporary schema", clean=True, holds=True)
     return row
+
+
+def _look_into_do(tokens: Sequence[Token], text: bytes, catalog: Catalog, found: _Findings) -> None:
+    """Find what a DO whose body stands between dollars is seen to leave in the session, as in a function."""
+    language = "plpgsql"
+    source = b""
+    for i, token in enumerate(tokens):
+        if token[0] == STRING and text[token.start : token.start + 1] == b"$":
+            opening = text.index(b"$", token.start + 1) + 1 - token.start
+            source = text[token.start + opening : token.stop - opening]
+        elif token[:2] == (IDENT, b"language") and i + 1 < len(tokens):
+            language = tokens[i + 1].value.decode("utf-8", "replace")
+    body = judge_body(language, source.decode("utf-8", "replace"))
+    found.holds |= bool(body.does & Does.SET) or not body.names.isdisjoint(catalog.holders)
+    found.spoils |= bool(body.does & Does.SPOIL) or not body.names.isdisjoint(catalog.spoilers)
 
 
 def _add_calls(calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: Catalog, found: _Findings) -> None:
@@ -196,6 +219,10 @@ def _add_names(names: set[bytes], tokens: Sequence[Token], row: Row, catalog: Ca
     elif not names.isdisjoint(catalog.writers):
         name = min(names & catalog.writers).decode("utf-8", "replace")
         found.add(Kind.WRITE, f"uses {name}, which may write or wait")
+    elif catalog.writing_operators and _has_operator(tokens, catalog.writing_operators):
+        found.add(Kind.WRITE, "uses an operator that may write or wait")
+    elif catalog.writes_all:
+        found.add(Kind.WRITE, catalog.writes_all)
     for word in names:
         if len(word) > _MAX_WIDE_NAME and (len(word) > _MAX_NAME or not word.isascii()):
             found.add(Kind.OPAQUE, "has a name that PostgreSQL would cut", clean=True, ddl=True)

@@ -8,6 +8,7 @@ of harmless.py apply.
     trigger   the same for functions that only a trigger can call
     relation  oid, name, info the letter of pg_class.relkind, and the handler of a foreign table
     runs      oid of a relation, info read|write (when), refs functions that are run
+    config    oid of a function, body the custom settings that it is declared with, as SET commands
     uses      oid of a relation or function, info read|write, refs relations that are used then, or pg_settings
     operator  name, refs its function
     hidden    name a clause that says what it is, refs functions that a text need not show
@@ -32,7 +33,16 @@ with tree(kind, oid, info, name, node) as (
     union all
     select 'runs', p.polrelid, 'read', null, concat(p.polqual::text, p.polwithcheck::text) from pg_catalog.pg_policy p
     union all
-    select 'runs', d.adrelid, 'write', null, d.adbin::text from pg_catalog.pg_attrdef d where d.adrelid >= 16384
+    -- a virtual generated column is computed when it is read
+    select 'runs', d.adrelid, case when to_jsonb(a) ->> 'attgenerated' = 'v' then 'read' else 'write' end, null,
+           d.adbin::text
+      from pg_catalog.pg_attrdef d
+      join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+     where d.adrelid >= 16384
+    union all
+    -- what is planned is computed as far as it is constant
+    select 'runs', s.stxrelid, 'write', null, to_jsonb(s) ->> 'stxexprs' from pg_catalog.pg_statistic_ext s
+     where to_jsonb(s) ->> 'stxexprs' is not null
     union all
     select 'runs', c.conrelid, 'write', null, c.conbin::text
       from pg_catalog.pg_constraint c where c.conrelid >= 16384 and c.conbin is not null
@@ -56,7 +66,7 @@ with tree(kind, oid, info, name, node) as (
      where p.oid >= 16384 and (p.proargdefaults is not null or to_jsonb(p) ->> 'prosqlbody' is not null)
 ), call(kind, oid, info, name, func) as (
     select t.kind, t.oid, t.info, t.name, m[1]::oid
-      from tree t, regexp_matches(t.node, ':(?:funcid|opfuncid|aggfnoid|winfnoid|elemfuncid) (\d+)', 'g') m
+      from tree t, regexp_matches(t.node, ':(?:funcid|opfuncid|aggfnoid|winfnoid|elemfuncid|tsmhandler) (\d+)', 'g') m
     union all
     select t.kind, t.oid, t.info, t.name, o.oprcode::oid
       from tree t, regexp_matches(t.node, ':opno (\d+)', 'g') m
@@ -84,20 +94,45 @@ with tree(kind, oid, info, name, node) as (
                         a.aggdeserialfn::oid, a.aggmtransfn::oid, a.aggminvtransfn::oid, a.aggmfinalfn::oid]) f
      where a.aggfnoid::oid >= 16384
     union all
-    select 'hidden', c.oid, null, 'has a cast', c.castfunc::oid from pg_catalog.pg_cast c where c.castfunc >= 16384
+    select 'hidden', c.oid, null, 'has a cast', c.castfunc::oid
+      from pg_catalog.pg_cast c where c.oid >= 16384 and c.castfunc <> 0
     union all
     select 'hidden', r.rngtypid, null, 'has a range type', f
       from pg_catalog.pg_range r, unnest(array[r.rngcanonical::oid, r.rngsubdiff::oid]) f
      where r.rngtypid >= 16384
     union all
     select 'hidden', a.oid, null, 'has an operator class', a.amproc::oid
-      from pg_catalog.pg_amproc a where a.amproc >= 16384
+      from pg_catalog.pg_amproc a where a.oid >= 16384
     union all
     select 'hidden', a.oid, null, 'has an operator class', o.oprcode::oid
-      from pg_catalog.pg_amop a join pg_catalog.pg_operator o on o.oid = a.amopopr where o.oprcode >= 16384
+      from pg_catalog.pg_amop a join pg_catalog.pg_operator o on o.oid = a.amopopr where a.oid >= 16384
+    union all
+    -- in C, where immutable or stable is believed
+    select 'hidden', t.oid, null, 'has a type', p.oid
+      from pg_catalog.pg_type t
+      join pg_catalog.pg_proc p on p.oid in (t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin)
+     where t.oid >= 16384 and p.oid >= 16384 and p.provolatile = 'v'
+    union all
+    select 'hidden', t.oid, null, 'has a text search template', f
+      from pg_catalog.pg_ts_template t, unnest(array[t.tmplinit::oid, t.tmpllexize::oid]) f where t.oid >= 16384
+    union all
+    select 'hidden', t.oid, null, 'has a text search parser', f
+      from pg_catalog.pg_ts_parser t,
+           unnest(array[t.prsstart::oid, t.prstoken::oid, t.prsend::oid, t.prsheadline::oid, t.prslextype::oid]) f
+     where t.oid >= 16384
+    union all
+    -- tables and indexes of an access method that is not built in
+    select 'runs', c.oid, 'read', null, m.amhandler::oid
+      from pg_catalog.pg_class c join pg_catalog.pg_am m on m.oid = c.relam
+     where m.oid >= 16384 and c.relkind in ('r', 'm', 'p')
+    union all
+    select 'runs', i.indrelid, 'read', null, m.amhandler::oid
+      from pg_catalog.pg_class c join pg_catalog.pg_am m on m.oid = c.relam
+      join pg_catalog.pg_index i on i.indexrelid = c.oid
+     where m.oid >= 16384
     union all
     select 'operator', o.oid, null, o.oprname, o.oprcode::oid
-      from pg_catalog.pg_operator o where o.oprcode >= 16384
+      from pg_catalog.pg_operator o where o.oid >= 16384 and o.oprcode <> 0
 ), called(kind, oid, info, name, refs) as (
     select c.kind, c.oid, c.info, c.name,
            string_agg(distinct case when p.oid >= 16384 then p.oid::text
@@ -110,13 +145,18 @@ select c.kind, c.oid, c.name::text, c.info, c.refs, null::text as body from call
 union all
 select case when p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype) then 'trigger' else 'function' end,
        p.oid, p.proname, concat(l.lanname, '/', p.provolatile, '/', e.extname), c.refs,
-       case when l.lanname in ('sql', 'plpgsql', 'internal') then p.prosrc end
+       case when l.lanname <> 'c' then p.prosrc end
   from pg_catalog.pg_proc p
   join pg_catalog.pg_language l on l.oid = p.prolang
   left join called c on c.kind = 'function' and c.oid = p.oid
   left join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
   left join pg_catalog.pg_extension e on e.oid = d.refobjid
  where p.oid >= 16384
+union all
+select 'config', p.oid, null, null, null, string_agg('set ' || split_part(c, '=', 1) || ' = 0', ';')
+  from pg_catalog.pg_proc p, unnest(p.proconfig) c
+ where p.oid >= 16384 and split_part(c, '=', 1) like '%.%'
+ group by p.oid
 union all
 select 'relation', c.oid, c.relname, concat(c.relkind, ' ', h.proname), null, null
   from pg_catalog.pg_class c
@@ -164,9 +204,10 @@ CHANGED_SQL = """
 select relname::text, n_tup_ins + n_tup_upd + n_tup_del
   from pg_catalog.pg_stat_sys_tables
  where schemaname = 'pg_catalog'
-   and relname in ('pg_aggregate', 'pg_amop', 'pg_amproc', 'pg_attrdef', 'pg_cast', 'pg_class', 'pg_constraint',
-                   'pg_event_trigger', 'pg_extension', 'pg_foreign_data_wrapper', 'pg_foreign_table', 'pg_index',
-                   'pg_inherits', 'pg_operator', 'pg_partitioned_table', 'pg_policy', 'pg_proc', 'pg_range',
-                   'pg_rewrite', 'pg_trigger', 'pg_type')
+   and relname in ('pg_aggregate', 'pg_am', 'pg_amop', 'pg_amproc', 'pg_attrdef', 'pg_cast', 'pg_class',
+                   'pg_constraint', 'pg_event_trigger', 'pg_extension', 'pg_foreign_data_wrapper', 'pg_foreign_table',
+                   'pg_index', 'pg_inherits', 'pg_operator', 'pg_partitioned_table', 'pg_policy', 'pg_proc',
+                   'pg_range', 'pg_rewrite', 'pg_statistic_ext', 'pg_trigger', 'pg_ts_parser', 'pg_ts_template',
+                   'pg_type')
  order by relname
 """
