@@ -200,7 +200,10 @@ class Frontend:
 
     def _query(self, data: bytes) -> None:
         self._parsed = None  # a simple query destroys the unnamed statement
-        unit = Unit(self, data, SIMPLE, self.router.verdict(data[5:-1]))
+        known = self.router.known(data[5:-1])
+        unit = Unit(self, data, SIMPLE, known.verdict)
+        if known.rides:
+            unit.known = known
         if self.unit is None and not self.pending:
             self._start(unit)
         else:
@@ -210,10 +213,13 @@ class Frontend:
         texts = read.texts
         if read.wants_unnamed and self._parsed is not None:
             texts = [text_of(self._parsed), *texts]
-        verdict = self.router.verdict(texts[0]) if texts else EARLIER
+        known = self.router.known(texts[0]) if texts else None
+        verdict = known.verdict if known is not None else EARLIER
         for text in texts[1:]:
             verdict = combine(verdict, self.router.verdict(text))
         unit = Unit(self, data, EXTENDED, verdict)
+        if known is not None and known.rides and len(texts) == 1 and not read.names:
+            unit.known = known
         unit.names = read.names
         unit.parse_unnamed = read.parse_unnamed
         unit.drops_unnamed = read.drops_unnamed
@@ -351,9 +357,13 @@ class Frontend:
             unit.worker.cancel(unit)
         elif self.worker is None:
             unit.withdrawn = True
-            self.fail(unit, messages.error_response(StatementCancelled("canceling statement due to user request")))
+            self.canceled(unit)
         else:
             unit.is_canceled = True  # its worker waits for the end of another cancel
+
+    def canceled(self, unit: Unit) -> None:
+        """Nobody else waits for its answer, which the pool gives itself."""
+        self.fail(unit, messages.error_response(StatementCancelled("canceling statement due to user request")))
 
     def _answer_virtually(self, unit: Unit) -> None:
         ends = unit.verdict.ends

@@ -2,8 +2,9 @@
 
 Green. A `Stream` belongs to one green thread, which alone reads from it; anybody may write. Reading waits first and
 reads after, so that a system call is never spent on EAGAIN. Writing never blocks: what the kernel does not take waits
-for a write watcher, which runs beside the reading. It is not put off to the end of the turn either: the other side
-then works while we do, which is worth more than a send that is saved (measured: a fifth at 1 and 8 clients).
+for a write watcher, which runs beside the reading. `write` does not put off either: the other side then works while we
+do, which is worth more than a send that is saved (measured: a fifth at 1 and 8 clients). `write_later` collects what is
+written in one turn of the loop, for those who write often in one turn while the other side has work already.
 There are no timers here; whoever needs a limit closes the stream.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -146,6 +148,14 @@ class Stream:
             raise ProtocolViolation("invalid message length")
         return head + self.recv_exactly(length - 4) if length > 4 else head
 
+    def is_readable(self) -> bool:
+        """Whether bytes, or the end, have arrived that nobody has read yet."""
+        if self._rest or self.is_closed:
+            return True
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
     @property
     def has_rest(self) -> bool:
         """Whether bytes have been read that nobody has taken yet."""
@@ -169,9 +179,28 @@ class Stream:
             if sent < len(data):
                 self._outbox.append(memoryview(data)[sent:])
                 self.pending = len(data) - sent
-                if self._write_watcher is None:
-                    self._write_watcher = self._hub.loop.io(self.sock.fileno(), _WRITE)
-                self._write_watcher.start(self._on_writable)
+                self._await_writable()
+
+    def write_later(self, data: bytes) -> None:
+        """Send `data` at the end of this turn of the loop, together with what else is written until then."""
+        if self.is_closed:
+            return
+        if not self.pending:
+            # A callback of the loop, not a prepare watcher of our own: that would run before callbacks which write.
+            self._hub.loop.run_callback(self._flush)
+        self._outbox.append(data)
+        self.pending += len(data)
+
+    def _flush(self) -> None:
+        if self.pending:
+            self._on_writable()
+            if self.pending:
+                self._await_writable()
+
+    def _await_writable(self) -> None:
+        if self._write_watcher is None:
+            self._write_watcher = self._hub.loop.io(self.sock.fileno(), _WRITE)
+        self._write_watcher.start(self._on_writable)
 
     def _on_writable(self) -> None:
         outbox = self._outbox
@@ -187,7 +216,7 @@ class Stream:
         self.pending -= sent
         if self.pending:
             outbox.append(memoryview(data)[sent:])
-        else:
+        elif self._write_watcher is not None:
             self._write_watcher.stop()
         if self._drained is not None and self.pending <= self._low_water:
             self._let_go()

@@ -117,8 +117,7 @@ class Process:
             if crowded.wait(_SWEEP_S):
                 gevent.sleep(_CROWDED_SWEEP_S)
             try:
-                if not self.cluster.sweep(time.monotonic()):
-                    crowded.clear()
+                self.cluster.sweep(time.monotonic())
             except Exception:  # whatever it is, all other limits are still to be kept
                 log.exception("not all limits could be kept")
                 gevent.sleep(_SWEEP_S)

@@ -22,12 +22,12 @@ LAYERS = {
     "pure": """
         lib errors checks conffile config metrics
         route route.* wire wire.* auth auth.*
-        backend backend.dispatch backend.tuning virtual
+        backend backend.dispatch backend.tuning backend.waiting virtual
         ha ha.machine console console.commands
     """,
     "net": "net",
     "backend": """
-        admin directory backend.unit backend.dialogue backend.relay backend.worker backend.roster backend.pool
+        admin directory backend.unit backend.dialogue backend.relay backend.riders backend.worker backend.roster backend.pool
         backend.catalogs backend.cluster
     """,
     "frontend": "login streaming frontend arrival ha.executor console.pseudodb",

@@ -96,7 +96,8 @@ class Cluster:
 
     answer_for    (login, standby) -> what proves to a server who we are, from earlier logins or conn_params
     query         (address, database, sql) -> rows, as admin_cnn
-    crowded       set while a unit waits: limits are then kept more closely
+    crowded       set while a unit waits or rides: limits are then kept more closely
+    is_watched    the same
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Cluster:
         self.answer_for = answer_for
         self._query = query
         self.crowded = Event()
+        self.is_watched = False
         self._logins: WeakValueDictionary[tuple, Login] = WeakValueDictionary()
         self._groups: WeakValueDictionary[tuple, Group] = WeakValueDictionary()
         self._catalogs: dict[str, DatabaseCatalog] = {}
@@ -221,14 +223,23 @@ class Cluster:
 
     # --- limits ------------------------------------------------------------------------------------------------------
 
+    def watch(self) -> None:
+        """A unit waits or rides: its limits are kept closely until that is over."""
+        self.is_watched = True
+        self.crowded.set()
+
     def sweep(self, now: float) -> bool:
-        """Keep the limits that are a matter of time; returns whether a unit is waiting."""
+        """Keep the limits that are a matter of time; returns whether a unit waits or rides."""
         for pool in self.pools:
             pool.sweep(now)
             if pool.is_down and now - pool.probed_at >= self.settings.standby_check_interval:
                 pool.probed_at = float("inf")  # until the probe has an answer
                 gevent.spawn(self._probe, pool)
-        return any(roster.waiting for pool in self.pools for roster in pool.rosters.values())
+        rosters = [roster for pool in self.pools for roster in pool.rosters.values()]
+        self.is_watched = any(roster.waiting or roster.has_riders for roster in rosters)
+        if not self.is_watched:
+            self.crowded.clear()
+        return self.is_watched
 
     def _probe(self, pool: Pool) -> None:
         # Any roster will do: what is wanted is a server that takes a login.

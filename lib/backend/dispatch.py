@@ -1,13 +1,23 @@
-"""How many workers, which worker, which unit next.
+"""How many workers, which worker, which unit next, and who may ride behind whom.
 
-Pure: functions of a snapshot and `now`. In this release one unit at a time is in flight on a worker; who may ride
-behind whom will be decided here too.
+Pure: functions of a snapshot and `now`.
+
+Riders: only quick reads share a worker, and they fill few workers before the next is used, as long batches cost least;
+but where a statement takes so long that a system call more does not matter, idle workers are used first. Nothing rides
+behind a head that has been running for CLOSED_AFTER_S; after MOVED_AFTER_S its riders are run elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+CLOSED_AFTER_S = 0.01
+MOVED_AFTER_S = 0.1
+_CHEAP = 0.3  # part of the rider limit up to which riding is better than an idle worker
+_RELAYED_PER_S = 60_000  # statements that one process relays at most, about
+_KEPT_FOR_READS_S = 1.0  # after the last quick read
+_MIN_WORKERS_TO_KEEP_ONE = 4
 
 _LOOK_AHEAD = 16  # how many waiting units are looked at for one that needs no re-tuning
 _PATIENCE_S = 0.01  # how long the oldest may be passed over for such a one
@@ -74,3 +84,61 @@ def pick_unit(waiting: Sequence[Any], group: object, now: float) -> int:
         if waiting[index].group is group:
             return index
     return 0
+
+
+def pick_batch(batches: Sequence[Any], group: object, cost_s: float, depth: int, limit_s: float, has_idle: bool) -> int:
+    """The index in `batches` (workers that take riders, the one used first is first) of the one to ride on, or -1.
+
+    cost_s     how long such a read takes
+    depth      how many may be in flight on a worker
+    limit_s    rider_limit
+    has_idle   whether there is an idle worker instead
+
+    The first that has room. A read that is not cheap goes to an idle worker rather than behind others, and where there
+    is none to the worker where the fewest are ahead of it.
+    """
+    is_cheap = cost_s <= _CHEAP * limit_s
+    if has_idle and not is_cheap:
+        return -1
+    choice = -1
+    for index, batch in enumerate(batches):
+        ahead = len(batch.in_flight)
+        if batch.open_to is group and ahead < depth:
+            if is_cheap:
+                return index
+            if choice < 0 or ahead < len(batches[choice].in_flight):
+                choice = index
+    return choice
+
+
+def may_begin_batch(batches: Sequence[Any], group: object, cost_s: float) -> bool:
+    """Whether one more worker takes quick reads of `group`, or they rather wait for room on those that do.
+
+    As many as can answer what one process can relay: more backends at a time would only get in one another's way, and
+    the longer every statement takes for that, the more of them there would be.
+    """
+    return sum(batch.open_to is group for batch in batches) <= cost_s * _RELAYED_PER_S
+
+
+def may_have_alone(idle: int, batches: int, workers: int, read_ago_s: float) -> bool:
+    """Whether one of the idle workers may be given to what wants it alone.
+
+    idle         idle workers
+    batches      workers that take riders
+    workers      shared ones in all
+    read_ago_s   since the last batch of quick reads began
+
+    The last one that could take quick reads is kept for them while there are any: writers that wait for one another's
+    locks would else stop all reading. (Of very few workers that would be too much.)
+    """
+    if idle > 1 or batches > 0:
+        return idle > 0
+    return idle > 0 and (workers < _MIN_WORKERS_TO_KEEP_ONE or read_ago_s > _KEPT_FOR_READS_S)
+
+
+def pick_to_drain(batches: Sequence[Any], workers: int) -> int:
+    """The index in `batches` of the worker that takes no more riders, because something waits for a worker alone; -1
+    when the last one has to stay."""
+    if len(batches) < (2 if workers >= _MIN_WORKERS_TO_KEEP_ONE else 1):
+        return -1
+    return min(range(len(batches)), key=lambda index: len(batches[index].in_flight))

@@ -156,12 +156,13 @@ class Relay(ABC):
         if unit is None and not INTERESTING[data[end]] & _UNASKED:
             raise ProtocolViolation(f"unexpected message type {data[end : end + 1]!r} from an idle backend")
         rest = missing(data, end, stop)
-        if rest is None or stop - end + rest <= MAX_HELD_BYTES or INTERESTING[data[end]] or not isinstance(unit, Unit):
+        is_kept = not isinstance(unit, Unit) and (unit is None or unit.keeps_rows)
+        if rest is None or stop - end + rest <= MAX_HELD_BYTES or INTERESTING[data[end]] or is_kept:
             # In parts, for a long ErrorResponse must not be copied with every read.
             self._parts = [data[end:stop]]
             self._missing = 5 - (stop - end) if rest is None else rest
             return
-        if unit.script is not None:
+        if isinstance(unit, Unit) and unit.script is not None:
             unit.script.received(data[end])
         self._skip = rest
         self._pass_on(unit, data[end:stop])
@@ -205,7 +206,7 @@ class Relay(ABC):
                 raise ProtocolViolation(f"unexpected message type {raw[:1]!r} from an idle backend")
             return self.holder is not None
         if isinstance(unit, Exchange):
-            if raw[0] == _DATA_ROW:
+            if raw[0] == _DATA_ROW and unit.keeps_rows:
                 unit.rows.append(raw)
             # Startup values that are brought back are the frontend's, and it is told of them as of its own RESET.
             return kind == PARAMETER and self.holder is not None and unit.is_shown

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from math import inf
 from typing import TYPE_CHECKING
 
 import gevent
 
 from lib.backend import dialogue, dispatch
+from lib.backend.riders import Riders
 from lib.backend.unit import Unit, Visit
+from lib.backend.waiting import Waiting
 from lib.backend.worker import State, Worker
 from lib.errors import NoWorkerInTime, PoolError, ServerRefused
+from lib.route.known import TRIED_TOGETHER
 from lib.wire import messages
 
 if TYPE_CHECKING:
@@ -32,25 +35,31 @@ class Roster:
     """Workers, idle ones, and waiting units of one login on one server.
 
     idle       workers that anybody may have; the one used last is last
-    waiting    units and visits, oldest first
+    batches    workers that take riders, the one that began first is first
+    waiting    units and visits
     starting   workers that are logging in
     relayed    those of them whose frontend is asked by the server itself, and may take its time
     """
 
     def __init__(self, pool: Pool, login: Login) -> None:
         self.pool = pool
+        self.cluster = pool.cluster
         self.login = login
         self.address = pool.address
         self.client_buffer = pool.settings.client_buffer
+        self.rider_depth: int = pool.settings.rider_depth
+        self.rider_limit: float = pool.settings.rider_limit if pool.settings.riders else -1.0
         self.bare_group: Group = pool.cluster.group(login, ())
         # Of a cleaned worker that knows custom settings: no frontend is in it, so it is asked whether it may serve.
         self.cleaned_group: Group = type(self.bare_group)(login, ())
         self.workers: list[Worker] = []
         self.idle: list[Worker] = []
-        self.waiting: deque[Unit | Visit] = deque()
+        self.batches: list[Riders] = []
+        self.waiting = Waiting()
         self.starting = self.relayed = 0
         self.is_closed = False
         self._crowded_since = 0.0
+        self._read_at = -inf  # when the last batch began
         self._paused_until = 0.0
         self._retry_is_due = False
         self._last_was_fruitless = False  # the last worker that is gone was lost before it had answered anything
@@ -67,68 +76,183 @@ class Roster:
     # --- units -------------------------------------------------------------------------------------------------------
 
     def dispatch(self, unit: Unit | Visit) -> None:
-        """Give `unit` to an idle worker, or let it wait for one."""
-        idle = self.idle
-        if idle and not self.waiting:
-            worker = idle[-1]
-            if worker.group is unit.group:
-                idle.pop()
-                worker.put(unit)
-                return
-            index = dispatch.pick_worker(idle, unit.group)
+        """Give `unit` to a worker, or let it wait for one."""
+        known = unit.known
+        if known is None or known.cost_s > self.rider_limit or not isinstance(unit, Unit):
+            self._dispatch_alone(unit)
+            return
+        batches, waiting = self.batches, self.waiting
+        if batches and not waiting.quick:
+            index = dispatch.pick_batch(
+                batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, bool(self.idle)
+            )
             if index >= 0:
-                idle.pop(index).put(unit)
+                batches[index].ride(unit)
                 return
-            # All that are idle know custom settings of others. One more is started, or one in the place of another.
-            if self.shared >= max(self.needed, self.pool.settings.max_workers):
-                idle[0].retire()
-            self.grow()
-        now = unit.queued_at = time.monotonic()
-        if not self.waiting:
-            self._crowded_since = now
-            self.pool.cluster.crowded.set()
-        self.waiting.append(unit)
+            if not dispatch.may_begin_batch(batches, unit.group, known.cost_s):
+                self._wait(unit)
+                return
+        if waiting.quick or not self._give_idle(unit):
+            self._wait(unit)
+
+    def _dispatch_alone(self, unit: Unit | Visit) -> None:
+        idle = len(self.idle)
+        # The last idle worker may have to be kept for reads.
+        has_one = idle > 1 or (idle == 1 and (self.batches or self._may_have_alone(1)))
+        if not has_one or self.waiting.alone or not self._give_idle(unit):
+            self._wait(unit)
+
+    def _may_have_alone(self, idle: int) -> bool:
+        read_ago_s = time.monotonic() - self._read_at
+        return dispatch.may_have_alone(idle, len(self.batches), len(self.workers), read_ago_s)
+
+    def _give_idle(self, unit: Unit | Visit) -> bool:
+        """Give `unit` to an idle worker; False when there is none that may have it."""
+        idle = self.idle
+        if not idle:
+            return False
+        worker = idle[-1]
+        if worker.group is unit.group:
+            idle.pop()
+            worker.put(unit)
+            return True
+        index = dispatch.pick_worker(idle, unit.group)
+        if index >= 0:
+            idle.pop(index).put(unit)
+            return True
+        # All that are idle know custom settings of others. One more is started, or one in the place of another.
+        if self.shared >= max(self.needed, self.pool.settings.max_workers):
+            idle[0].retire()
+        self.grow()
+        return False
+
+    def _wait(self, unit: Unit | Visit) -> None:
+        self._has_to_wait()
+        unit.queued_at = time.monotonic()
+        self.waiting.add(unit, self._is_quick(unit))
+        self._make_room()
         if not self.workers and not self.starting:
             self.grow()
 
-    def requeue(self, unit: Unit | Visit) -> None:
-        """`unit` was not run: it is the next to be, or, if this server is no longer in use, goes to another."""
-        if not unit.is_wanted:
-            return
-        if isinstance(unit, Unit):
-            unit.worker = None
-        if self.is_closed or self.pool.is_down:
-            self.pool.cluster.dispatch(unit)
-            return
-        now = time.monotonic()
+    def _has_to_wait(self) -> None:
         if not self.waiting:
-            self._crowded_since = now
-            self.pool.cluster.crowded.set()
-        unit.queued_at = unit.queued_at or now
-        self.waiting.appendleft(unit)
-        if self.idle:
-            self.worker_idle(self.idle.pop())
-        elif not self.workers and not self.starting:
+            self._crowded_since = time.monotonic()
+            self.cluster.watch()
+
+    def _is_quick(self, unit: Unit | Visit) -> bool:
+        return unit.known is not None and unit.known.cost_s <= self.rider_limit
+
+    def requeue(self, *units: Unit | Visit) -> None:
+        """They were not run: they are the next to be, or, if this server is no longer in use, go to another."""
+        wanted = [unit for unit in units if unit.is_wanted]
+        for unit in wanted:
+            if isinstance(unit, Unit):
+                unit.worker = None
+        if self.is_closed or self.pool.is_down:
+            for unit in wanted:
+                self.cluster.dispatch(unit)
+            return
+        for unit in reversed(wanted):
+            self._has_to_wait()
+            unit.queued_at = unit.queued_at or time.monotonic()
+            self.waiting.put_back(unit, self._is_quick(unit))
+        self._offer()
+        if self.waiting and not self.workers and not self.starting:
             self._replace()
 
-    def worker_idle(self, worker: Worker) -> None:
-        """A worker is free: the next unit is its, or it waits for one."""
+    def _offer(self) -> None:
+        """Give what waits to whoever can take it now."""
+        for worker in self.batches[:]:
+            self.fill(worker)
+        for worker in self.idle[:]:
+            if self.waiting and worker in self.idle:
+                self.idle.remove(worker)
+                self.worker_idle(worker)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """When something waits that cannot ride on any batch, the shortest batch ends for it."""
         waiting = self.waiting
-        while waiting:
-            unit = waiting[0]
-            index = 0
-            if unit.group is not worker.group:
-                index = dispatch.pick_unit(waiting, worker.group, time.monotonic())
-                unit = waiting[index]
-                if not worker.may_serve(unit.group):
+        if not self.batches or self.idle:
+            return
+        needs_room = bool(waiting.alone)
+        if not needs_room and waiting.quick:
+            group = waiting.quick[0].group
+            needs_room = all(worker.open_to is not group for worker in self.batches)
+        index = dispatch.pick_to_drain(self.batches, len(self.workers)) if needs_room else -1
+        if index >= 0:
+            self.batches[index].is_awaited = True
+            self.batches[index].close_batch()
+
+    def worker_idle(self, worker: Worker) -> None:
+        """A worker is free: the next unit is its, and what may ride behind it, or it waits for one."""
+        waiting = self.waiting
+        if waiting.quick or waiting.alone:
+            now = time.monotonic()
+            # Whoever it was freed for has waited long enough.
+            unit = waiting.next_for(
+                worker.group, inf if worker.is_awaited else now, self._may_begin_batch(),
+                self._may_have_alone(len(self.idle) + 1),
+            )  # fmt: skip
+            worker.is_awaited = False
+            if unit is not None:
+                if worker.may_serve(unit.group):
+                    self._put_on(worker, unit, now)
+                else:
+                    waiting.put_back(unit, self._is_quick(unit))
                     worker.retire()
-                    return
-            del waiting[index]
-            if unit.is_wanted:
-                worker.put(unit)
                 return
+        worker.is_awaited = False
         worker.idle_since = time.monotonic()
         self.idle.append(worker)
+
+    def _put_on(self, worker: Worker, unit: Unit | Visit, now: float) -> None:
+        known = unit.known
+        alike: list[Unit] = []
+        if self.rider_limit > 0 and known is not None and worker.group is unit.group and known.may_be_tried(now):
+            alike = self.waiting.take_like(unit, TRIED_TOGETHER - 1)
+        worker.put(unit)
+        if alike and known is not None:
+            worker.try_together(known, alike)
+        else:
+            self.fill(worker)
+
+    # --- riders ------------------------------------------------------------------------------------------------------
+
+    def _may_begin_batch(self) -> bool:
+        """Whether the oldest quick read that waits may have a worker for itself, and those that ride behind it."""
+        quick = self.waiting.quick
+        return not quick or dispatch.may_begin_batch(self.batches, quick[0].group, quick[0].known.cost_s)
+
+    @property
+    def has_riders(self) -> bool:
+        return any(len(worker.in_flight) > 1 for worker in self.workers)
+
+    def batch_begins(self, worker: Riders) -> None:
+        """Others may ride on `worker` now."""
+        self.batches.append(worker)
+        self._read_at = worker.head_since
+
+    def batch_ends(self, worker: Riders) -> None:
+        self.batches.remove(worker)
+
+    def became_quick(self) -> None:
+        """A shape is quick now: what waits of it may ride."""
+        if self.waiting.alone:
+            self.waiting.sort(self._is_quick)
+            self._offer()
+
+    def fill(self, worker: Riders) -> None:
+        """Have quick reads that wait ride on `worker`, as far as it takes them."""
+        waiting = self.waiting
+        while waiting.quick and worker.open_to is not None and len(worker.in_flight) < self.rider_depth:
+            unit = waiting.next_rider(worker.open_to)
+            if unit is None:
+                return
+            if self._is_quick(unit):
+                worker.ride(unit)
+            else:
+                waiting.add(unit, False)
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
@@ -156,7 +280,7 @@ class Roster:
 
     def _start(self) -> None:
         try:
-            backend = self.open_backend(self.pool.cluster.answer_for(self.login))
+            backend = self.open_backend(self.cluster.answer_for(self.login))
         except PoolError as error:
             self.starting -= 1
             self._start_failed(error)
@@ -228,19 +352,18 @@ class Roster:
 
     def _refuse_all(self, error: PoolError) -> None:
         raw = error.raw if isinstance(error, ServerRefused) else messages.error_response(error)
-        waiting, self.waiting = self.waiting, deque()
-        for unit in waiting:
+        for unit in self.waiting.drain():
             if unit.is_wanted:
                 unit.refuse(raw)
 
     def hand_over(self) -> None:
         """The server is left out: what waits here goes elsewhere."""
-        waiting, self.waiting = self.waiting, deque()
-        for unit in waiting:
+        for unit in self.waiting.drain():
             if unit.is_wanted:
-                self.pool.cluster.dispatch(unit)
+                self.cluster.dispatch(unit)
 
     def worker_gone(self, worker: Worker) -> None:
+        worker.close_batch()
         if worker in self.idle:
             self.idle.remove(worker)
         if worker in self.workers:
@@ -260,13 +383,13 @@ class Roster:
     @property
     def customs(self) -> set[str]:
         """Names of custom settings that have been seen in the database."""
-        return self.pool.cluster.customs(self.login.database)
+        return self.cluster.customs(self.login.database)
 
     def learn_customs(self, names: frozenset[str]) -> None:
-        self.pool.cluster.learn_customs(self.login.database, names)
+        self.cluster.learn_customs(self.login.database, names)
 
     def catalog_changed(self) -> None:
-        self.pool.cluster.catalog_changed(self.login.database)
+        self.cluster.catalog_changed(self.login.database)
 
     # --- limits ------------------------------------------------------------------------------------------------------
 
@@ -276,10 +399,13 @@ class Roster:
         if settings.query_wait_timeout:
             self._time_out(now - settings.query_wait_timeout)
         self._retire_oldest(now)
-        if self.waiting and self.idle and not self.starting:
-            # The worker in the place of an unfit one could not be started. What waits behind may well find it fit.
-            self.worker_idle(self.idle.pop())
-        if self.waiting:
+        for worker in [worker for worker in self.workers if len(worker.in_flight) > 1]:
+            worker.look(now)
+        if self.waiting and not self.starting:
+            # The worker in the place of an unfit one could not be started, and what waits behind may well find it fit;
+            # or the one that was kept for reads has not had any for a while.
+            self._offer()
+        if self.waiting.alone or (self.waiting.quick and not self.idle):
             crowded_for = now - self._crowded_since
             # Nobody has to wait for a frontend that does not say who it is.
             shared = self.shared - (self.relayed if crowded_for >= settings.grow_after else 0)
@@ -307,9 +433,7 @@ class Roster:
                 return
 
     def _time_out(self, before: float) -> None:
-        waiting = self.waiting
-        while waiting and waiting[0].queued_at < before:
-            unit = waiting.popleft()
+        for unit in self.waiting.queued_before(before):
             if unit.is_wanted:
                 error = NoWorkerInTime(
                     "no worker became free within query_wait_timeout",
@@ -327,6 +451,7 @@ class Roster:
         """Every worker is cleaned before anybody else has it."""
         for worker in self.workers:
             worker.unclean = True
+            worker.close_batch()
         idle, self.idle = self.idle, []
         for worker in idle:
             worker.reclaim()

@@ -15,8 +15,10 @@ from lib.wire.session import Script
 
 if TYPE_CHECKING:
     from lib.backend.cluster import Group
+    from lib.backend.riders import Riders
     from lib.backend.worker import Worker
     from lib.frontend import Frontend
+    from lib.route.known import Known
     from lib.route.verdict import Verdict
 
 _CRASH_OF_ANOTHER = "57P02"
@@ -34,6 +36,7 @@ class Unit:
     data            what is sent when a worker takes it: all of it, or for a streamed unit the first part
     kind            SIMPLE, EXTENDED or CALL
     verdict         what route says of it
+    known           where it is a read that leaves nothing behind, what is known of such reads; else None
     names           it parses a named statement, which stays in the session
     parse_unnamed   the Parse of the unnamed statement that it leaves behind, or None
     drops_unnamed   it leaves no unnamed statement behind
@@ -47,15 +50,17 @@ class Unit:
     is_canceled     is to be canceled as soon as it is sent
     answered        something of its answer was passed on
     lost_at         when its backend died for the first time
+    losses          how often it was behind the head when a backend died
     failed          an ErrorResponse was part of its answer
     """
 
     # Defaults of the class, not assignments: a unit is made for every statement, and few of these are ever set.
     names = open = withdrawn = is_canceled = answered = failed = drops_unnamed = wants_unnamed = False
     parse_unnamed: bytes | None = None
+    known: Known | None = None
     script: Script | None = None
-    worker: Worker | None = None
-    swallow = cut = 0
+    worker: Riders | None = None
+    swallow = cut = losses = 0
     queued_at = lost_at = 0.0
 
     def __init__(self, frontend: Frontend, data: bytes, kind: bytes, verdict: Verdict) -> None:
@@ -94,7 +99,7 @@ class Unit:
         is_same_loss = worker.started_at < self.lost_at and now - self.lost_at < _SAME_LOSS_S
         return not self.lost_at or is_same_loss or sqlstate == _CRASH_OF_ANOTHER
 
-    def prepared(self, worker: Worker) -> bytes:
+    def prepared(self, worker: Riders) -> bytes:
         """The bytes for `worker`: with the frontend's own unnamed statement in front where the worker has another's."""
         self.swallow = 0
         if not self.wants_unnamed or worker.unnamed is self.frontend.unnamed:
@@ -137,6 +142,7 @@ class Visit:
     """
 
     __slots__ = ("arrived", "group", "is_wanted", "queued_at", "refuse")
+    known = None
 
     def __init__(self, group: Group, arrived: Callable[[], None], refuse: Callable[[bytes], None]) -> None:
         self.group = group
@@ -154,7 +160,7 @@ class Exchange:
     """
 
     __slots__ = ("error", "purpose", "rows", "then")
-    is_shown = True
+    is_shown = keeps_rows = True
 
     def __init__(self, purpose: str, then: Callable[[Exchange], None]) -> None:
         self.purpose = purpose
@@ -164,3 +170,13 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"<Exchange {self.purpose}>"
+
+
+class Stale(Exchange):
+    """The place of a rider that was given to another worker, or was canceled: its answer is nobody's."""
+
+    __slots__ = ()
+    is_shown = keeps_rows = False
+
+    def __init__(self, then: Callable[[Exchange], None]) -> None:
+        super().__init__("stale", then)

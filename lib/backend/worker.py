@@ -1,8 +1,8 @@
 """A green thread that owns one backend, and passes answers on.
 
-Green. The thread always reads, and `Relay` passes on what it reads; others write to the backend through `put`. What is
-in flight stands in a deque, oldest first: a frontend's unit, or an exchange of the worker's own (tuning, cleaning). In
-this release one unit at a time.
+Green. The thread always reads, and `Relay` passes on what it reads; others write to the backend through `put`, and
+`Riders` lets quick reads in behind. What is in flight stands in a deque, oldest first: frontends' units, or an exchange
+of the worker's own (tuning, cleaning). A read that leaves nothing behind has a worker without holding it.
 
 Whatever happens to a frontend, its worker is brought back to idle, or closed; and a worker that says anything that
 nobody asked for is closed, because the next one it is lent to would hear it.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from lib.backend import dialogue, tuning
-from lib.backend.relay import Relay
+from lib.backend.riders import Riders
 from lib.backend.unit import EXTENDED, SIMPLE, SOMEBODYS, Exchange, Unit, Visit
 from lib.errors import ProtocolViolation
 from lib.route.verdict import Kind
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CANCEL_TIMEOUT_S = 10.0
+_MAX_LOSSES = 5  # backends that may die with a read behind others on them, before it counts as the one that died
 
 
 class State(Enum):
@@ -42,7 +43,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Worker(Relay):
+class Worker(Riders):
     """One backend and the green thread that reads from it.
 
     group         what it is tuned to
@@ -52,7 +53,6 @@ class Worker(Relay):
     is_lost       its end was not ours, nor that of a frontend which left it in the middle of something
     unsure        it may know custom settings that no text has shown
     drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
-    unnamed       the Parse that made the unnamed statement that the backend has now
     ddl           the catalog was changed in a transaction that is still open
     defines       a statement was prepared that may change the catalog whenever it is run
     """
@@ -76,7 +76,6 @@ class Worker(Relay):
         "started_at",
         "state",
         "unclean",
-        "unnamed",
         "unsure",
     )
 
@@ -88,7 +87,6 @@ class Worker(Relay):
         self.state = State.IDLE
         self.unclean = self.spoilt = self.ddl = self.defines = self.drew = False
         self.placeholders: frozenset[str] = frozenset()
-        self.unnamed: bytes | None = None
         self.unsure = self.is_lost = False
         self._left_by: Frontend | None = None  # whose it was last
         self.cancels = 0
@@ -131,9 +129,12 @@ class Worker(Relay):
             self.reclaim()
             return
         unit.worker = self
-        self.holder = unit.frontend
         self.in_flight.append(unit)
         self.stream.write(unit.prepared(self))
+        if unit.known is not None and self.holder is None:
+            self.begin_batch(unit)
+        else:
+            self.holder = unit.frontend
         if unit.open:
             unit.frontend.notify()
         if unit.is_canceled:
@@ -185,15 +186,19 @@ class Worker(Relay):
         reason = "the connection was closed by the server"
         try:
             while data := self.stream.recv():
-                self._feed(data)
-                if self.parameters_changed and self.state is State.IDLE:
+                head = self.in_flight[0] if self.in_flight else None
+                if head.__class__ is Unit and head.known is not None:
+                    at, since, processed = time.monotonic(), self.head_since, self.processed
+                    self._feed(data)
+                    self.learn(head, self.processed - processed, len(data), since, at)
+                    if self.open_to is not None and self.roster.waiting.quick:
+                        self.roster.fill(self)
+                else:
+                    self._feed(data)
+                if self.parameters_changed and (self.state is State.IDLE or self.open_to is not None):
                     self.roster.group_seen(self)  # a server reload: the whole group is told
-                blocked_by = self._blocked_by
-                if blocked_by is not None:
-                    self._blocked_by = None
-                    if blocked_by is self.holder:
-                        # A frontend that does not read stops its own worker: the backend waits as it would without us.
-                        blocked_by.stream.wait_drained(self.roster.client_buffer // 2)
+                if self._blocked_by is not None:
+                    self._wait_for_reader(self._blocked_by)
         except ProtocolViolation as error:
             reason = error.message
         except Exception as error:
@@ -201,6 +206,15 @@ class Worker(Relay):
             reason = f"internal error: {error!r}"
         self.is_lost = self.holder is None or not self.holder.is_gone
         self.close(reason)
+
+    def _wait_for_reader(self, blocked_by: Frontend) -> None:
+        """A frontend that does not read stops its own worker: the backend waits as it would without us."""
+        self._blocked_by = None
+        if self.in_flight and blocked_by.unit is self.in_flight[0]:
+            self.move_riders()
+        elif blocked_by is not self.holder:
+            return
+        blocked_by.stream.wait_drained(self.roster.client_buffer // 2)
 
     # --- the end of a unit -------------------------------------------------------------------------------------------
 
@@ -212,15 +226,15 @@ class Worker(Relay):
             self.in_flight.popleft()
             unit.then(unit)
             return
+        if unit.known is not None and self.holder is None:
+            self._read_ready(unit, status)
+            return
         if unit.script is not None and not unit.script.is_done:
             return  # a Query inside an unsynced unit: its ReadyForQuery is not the last
         self.in_flight.popleft()
         self.processed += 1
         frontend, verdict = unit.frontend, unit.verdict
-        if unit.kind == SIMPLE:
-            self.unnamed = None
-        elif unit.kind == EXTENDED and (unit.failed or unit.wants_unnamed or unit.parse_unnamed or unit.drops_unnamed):
-            self.unnamed = SOMEBODYS if unit.failed else unit.unnamed_after(frontend.unnamed)
+        self._note_unnamed(unit)
         if verdict.kind >= Kind.WRITE or verdict.clean or unit.names or self.ddl:
             self._note_marks(unit, status)
         self.state = State.HELD
@@ -233,6 +247,34 @@ class Worker(Relay):
         elif frontend.is_gone or frontend.worker is None:
             self.reclaim(status)
         frontend.unit_done(unit, status)
+
+    def _read_ready(self, unit: Unit, status: bytes) -> None:
+        """A read that nobody holds the worker for was answered: whoever rides behind it is next."""
+        in_flight, frontend = self.in_flight, unit.frontend
+        in_flight.popleft()
+        self.processed += 1
+        if status != b"I":
+            self._shared_badly(unit, status)
+            return
+        if not in_flight:
+            self.close_batch()
+            self._note_unnamed(unit)
+            self.reclaim()
+        frontend.unit_done(unit, status)
+
+    def _note_unnamed(self, unit: Unit) -> None:
+        # Of what is in flight this was the last, so that the unnamed statement is what it has left.
+        if unit.kind == SIMPLE:
+            self.unnamed = None
+        elif unit.kind == EXTENDED and (unit.failed or unit.wants_unnamed or unit.parse_unnamed or unit.drops_unnamed):
+            self.unnamed = SOMEBODYS if unit.failed else unit.unnamed_after(unit.frontend.unnamed)
+
+    def _shared_badly(self, unit: Unit, status: bytes) -> None:
+        """A read that was taken for harmless has left a transaction open: nobody else may see anything of it."""
+        log.error("%r: a statement taken for a harmless read left transaction status %s: %r", self, status, unit)
+        unit.frontend.status = status
+        self.close("it was shared, and has a transaction open")
+        unit.frontend.backend_lost(self, None, {})
 
     def _note_marks(self, unit: Unit, status: bytes) -> None:
         # What the unit may have left behind on the backend, for when it is given back.
@@ -313,6 +355,12 @@ class Worker(Relay):
                 self.roster.group_seen(self)
             self.roster.worker_idle(self)
 
+    def _stale_answered(self, stale: Exchange) -> None:
+        self.head_since = time.monotonic()
+        if not self.in_flight:
+            self.close_batch()
+            self.reclaim()
+
     def _regroup(self) -> None:
         # It knows more than those of its group do: it is of the group that the last frontend is in now, where that is
         # tuned alike, or else of one that no frontend is in, so that it is asked whether it may serve.
@@ -340,8 +388,13 @@ class Worker(Relay):
     def cancel(self, unit: Unit) -> None:
         """Cancel `unit` and nothing else: until the cancel connection was closed by the server and the unit has
         answered, nothing is sent to this backend."""
+        if self.drop_rider(unit):
+            # It need not be told: a read that nobody waits for does no harm.
+            unit.frontend.canceled(unit)
+            return
         if unit not in self.in_flight:
             return
+        self.move_riders()
         self.cancels += 1
         gevent.spawn(self._cancel, unit)
 
@@ -367,6 +420,7 @@ class Worker(Relay):
     def retire(self) -> None:
         """Close now when idle, else when what it does is done."""
         self.retiring = True
+        self.close_batch()
         if self.state is State.IDLE:
             self.close()
 
@@ -378,6 +432,7 @@ class Worker(Relay):
         if not self.in_flight and not self.stream.is_closed:
             self.stream.write(messages.TERMINATE)
         self.stream.close()
+        self._end_trial()
         self.roster.worker_gone(self)
         goodbye = messages.error_fields(self._goodbye) if self._goodbye else {}
         if goodbye:
@@ -390,7 +445,9 @@ class Worker(Relay):
         holder, self.holder = self.holder, None
         unsent, self._after_cancel = self._after_cancel, None
         head = self.in_flight.popleft() if self.in_flight else None
+        riders = [unit for unit in self.in_flight if isinstance(unit, Unit)]
         self.in_flight.clear()
+        self._move_from_wreck(riders)
         if isinstance(head, _Tuning) and head.error is None:
             unsent = head.unit
         if isinstance(head, Unit):
@@ -399,6 +456,16 @@ class Worker(Relay):
             holder.backend_lost(self, unsent if isinstance(unsent, Unit) else None, goodbye)
         elif unsent is not None:
             self.roster.requeue(unsent)
+
+    def _move_from_wreck(self, riders: list[Unit]) -> None:
+        """What was behind the head when the backend died is run elsewhere: behind a FATAL it did not run, and it is a
+        harmless read in any case. But one of them may be what kills backends, so not for ever."""
+        for unit in riders:
+            unit.losses += 1
+        self.roster.requeue(*(unit for unit in riders if unit.losses <= _MAX_LOSSES))
+        for unit in riders:
+            if unit.losses > _MAX_LOSSES:
+                unit.frontend.backend_lost(self, unit, {})
 
 
 class _Tuning(Exchange):

@@ -1,4 +1,4 @@
-"""The verdict of a text, remembered by its shape.
+"""What is known of a text, remembered by its shape.
 
 Pure. The memo is bounded in entries and in bytes; when it is full it is emptied, which costs each shape one look.
 """
@@ -9,27 +9,36 @@ import re
 
 from lib.route.catalog import Catalog
 from lib.route.classify import classify
+from lib.route.known import Known
 from lib.route.shape import shape
 from lib.route.verdict import Verdict
 
-MAX_REMEMBERED = 4096  # bytes; the verdict of a longer shape is not kept
+MAX_REMEMBERED = 4096  # bytes; of a longer shape nothing is kept
 MAX_BYTES = 8 << 20  # bytes of shapes kept in all
 _BEFORE_NUMBER = frozenset((b"=", b"<", b">", b",", b"("))
 _LITERAL = re.compile(rb"[0-9']")  # a stem with another literal in it would hardly be met again
+# Every digit a 0. Where no name has a digit in it, two texts that are then equal have one shape.
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+# What may stand before a digit that is part of a name, a string or a parameter becomes an x.
+_NAMES = bytes.maketrans(
+    b"123456789" + b"abcdefghijklmnopqrstuvwyzABCDEFGHIJKLMNOPQRSTUVWXYZ_$\\'\"" + bytes(range(128, 256)),
+    b"000000000" + b"x" * (56 + 128),
+)
 
 
 class Router:
-    """Gives verdicts for the texts of one database.
+    """Gives what is known of the texts of one database.
 
-    catalog      what the scan of the database found; setting a new one forgets all verdicts
+    catalog      what the scan of the database found; setting a new one forgets all that is known
     max_entries  how many shapes are remembered
     """
 
     def __init__(self, catalog: Catalog, max_entries: int = 10000) -> None:
         self._catalog = catalog
         self._max_entries = max_entries
-        self._memo: dict[bytes, Verdict] = {}  # by shape
-        self._stems: dict[bytes, Verdict] = {}  # by the text before a number at its end
+        self._memo: dict[bytes, Known] = {}  # by shape
+        self._stems: dict[bytes, Known] = {}  # by the text before a number at its end
+        self._zeros: dict[bytes, Known] = {}  # by the text with each digit a 0
         self._bytes = 0
 
     def __repr__(self) -> str:
@@ -47,37 +56,49 @@ class Router:
 
     def verdict(self, text: bytes) -> Verdict:
         """Say what `text` (as in Query or Parse, without the trailing NUL) is and leaves behind."""
-        known = self._memo.get(text)  # what has no literals is its own shape
-        if known is not None:
-            return known
-        # The number at the end of a look-up ("... where id = 42;") is taken off without a regular expression. Behind
-        # an operator or a comma only a number begins with a digit, and digits, blanks and semicolons add no statement.
-        stem = text.rstrip(b"0123456789; ")
-        known = self._stems.get(stem)
-        if known is not None:
-            return known
-        verdict = self._look_up(text)
-        if stem[-1:] in _BEFORE_NUMBER and not _LITERAL.search(stem):
-            self._remember(self._stems, stem, verdict)
-        return verdict
+        return self.known(text).verdict
 
-    def _look_up(self, text: bytes) -> Verdict:
+    def known(self, text: bytes) -> Known:
+        """The verdict of `text`, and what its shape has cost so far."""
+        found = self._memo.get(text)  # what has no literals is its own shape
+        if found is not None:
+            return found
+        # The number at the end of a look-up ("... where id = 42;") is taken off without a regular expression. Behind an
+        # operator or a comma only a number begins with a digit, and blanks and semicolons behind it add no statement.
+        stem = text.rstrip(b"; ").rstrip(b"0123456789")
+        found = self._stems.get(stem)
+        if found is not None:
+            return found
+        zeros = b""
+        if b"x0" not in text.translate(_NAMES) and b'"' not in text:
+            zeros = text.translate(_ZEROS)
+            found = self._zeros.get(zeros)
+            if found is not None:
+                return found
+        found = self._look_up(text)
+        if stem.rstrip(b" ")[-1:] in _BEFORE_NUMBER and not _LITERAL.search(stem):
+            self._remember(self._stems, stem, found)
+        elif zeros and b"'" not in zeros:
+            self._remember(self._zeros, zeros, found)
+        return found
+
+    def _look_up(self, text: bytes) -> Known:
         key = shape(text)
-        known = self._memo.get(key)
-        if known is not None:
-            return known
-        verdict = classify(key, self._catalog)  # the shape says the same, and is shorter
-        self._remember(self._memo, key, verdict)
-        return verdict
+        found = self._memo.get(key)
+        if found is None:
+            found = Known(classify(key, self._catalog))  # the shape says the same, and is shorter
+            self._remember(self._memo, key, found)
+        return found
 
-    def _remember(self, memo: dict[bytes, Verdict], key: bytes, verdict: Verdict) -> None:
+    def _remember(self, memo: dict[bytes, Known], key: bytes, found: Known) -> None:
         if len(key) <= MAX_REMEMBERED:
             if len(memo) >= self._max_entries or self._bytes >= MAX_BYTES:
                 self._forget()
-            memo[key] = verdict
+            memo[key] = found
             self._bytes += len(key)
 
     def _forget(self) -> None:
         self._memo.clear()
         self._stems.clear()
+        self._zeros.clear()
         self._bytes = 0

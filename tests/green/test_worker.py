@@ -450,8 +450,9 @@ def test_a_custom_setting_is_never_seen_by_somebody_who_does_not_set_it(pool):
 # --- the state of a worker -------------------------------------------------------------------------------------------
 
 
-def test_a_statement_that_was_taken_for_harmless_and_opens_a_transaction_holds_its_worker(pool):
-    """A status other than I on a worker that is shared means that route was wrong: nobody else may have it."""
+def test_a_worker_on_which_a_harmless_read_opened_a_transaction_is_closed(pool, caplog):
+    """A status other than I on a worker that is shared means that route was wrong: nobody else may have it, and what its
+    frontend sends next must not run as if there were no transaction."""
     first, second = pool.connect(), pool.connect()
 
     def begin(backend: FakeBackend) -> None:
@@ -459,12 +460,16 @@ def test_a_statement_that_was_taken_for_harmless_and_opens_a_transaction_holds_i
         backend.say(echo(READ))
 
     pool.server.answers[READ] = begin
-    assert first.query(READ).status == "T"
-    second.send(query(WRITE))
-    gevent.sleep(0.02)
-    assert pool.server.statements == [READ]
-    first.query("commit")
-    assert second.until_ready().rows == [WRITE]
+    with caplog.at_level("CRITICAL"):
+        assert first.query(READ).status == "T"
+    assert second.query(WRITE).rows == [WRITE]
+    assert pool.server.statements == [READ, WRITE]
+    assert (lost := first.query(WRITE)).errors == ["ERROR 08006"]
+    assert lost.status == "E"
+    assert first.query("rollback").status == "I"
+    assert first.query(WRITE).rows == [WRITE]
+    assert len(pool.workers) == 1
+    assert pool.workers[0].number == 2
 
 
 def test_its_repr_says_who_has_it_and_what_it_does(pool):

@@ -1,0 +1,171 @@
+"""Several frontends' reads in flight on one backend, and how each gets out of another's way.
+
+Green by what it writes to; it never parks. Only units that may be run again without anybody knowing ride: reads that
+leave nothing behind, and of which nothing was passed on. So whenever the head keeps the others waiting (it is slow, it
+is to be canceled, its frontend does not read), they are moved: given to other workers at once, while their places here
+become stale, which means that their answers are dropped. The head itself is left alone.
+
+`Worker` is the only one that has Riders; which worker a unit rides on is decided in `dispatch`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from lib.backend.dispatch import CLOSED_AFTER_S, MOVED_AFTER_S
+from lib.backend.relay import Relay
+from lib.backend.unit import EXTENDED, SOMEBODYS, Exchange, Stale, Unit
+
+if TYPE_CHECKING:
+    from lib.backend import dialogue
+    from lib.backend.cluster import Group
+    from lib.backend.roster import Roster
+    from lib.route.known import Known
+
+_LARGE_BYTES = 65_536  # an answer of more than this counts as slow
+
+
+class Riders(Relay):
+    """What a worker knows of the reads that share its backend.
+
+    open_to      the group whose quick reads may ride here now, or None
+    head_since   when the oldest unit in flight became that
+    is_awaited   takes no riders any more, because something waits for it alone
+    unnamed      the Parse that made the unnamed statement that the backend has now
+    """
+
+    __slots__ = (
+        "_is_batch", "_large", "_limit_s", "_trial", "_trial_left", "_trial_rest", "_trial_since",
+        "head_since", "is_awaited", "open_to", "unnamed",
+    )  # fmt: skip
+
+    def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
+        super().__init__(roster, backend)
+        self.open_to: Group | None = None
+        self.head_since = 0.0
+        self.is_awaited = False
+        self.unnamed: bytes | None = None
+        self._limit_s: float = roster.rider_limit
+        self._trial: Known | None = None  # what is tried now: units that were sent together
+        self._trial_left = self._trial_rest = 0  # units still to be answered, now and at `_trial_since`
+        self._trial_since = 0.0
+        self._is_batch = False  # others could ride behind the first of what is in flight
+        self._large = 0  # bytes of the head's answer that have been passed on
+
+    @abstractmethod
+    def cancel(self, unit: Unit) -> None:
+        """Cancel `unit` and nothing else."""
+
+    @abstractmethod
+    def close(self, reason: str = "") -> None:
+        """End the backend."""
+
+    @abstractmethod
+    def may_serve(self, group: Group) -> bool:
+        """Whether nothing of earlier groups would show in `group`."""
+
+    def begin_batch(self, unit: Unit) -> None:
+        """`unit` alone was sent; others of its group may ride behind it if it is quick."""
+        self.head_since = monotonic()
+        known = unit.known
+        self._is_batch = known is not None and known.cost_s <= self._limit_s
+        if self._is_batch and not self.retiring:
+            self.open_to = unit.group
+            self.roster.batch_begins(self)
+
+    def ride(self, unit: Unit) -> None:
+        """Send `unit` behind those that are in flight; what rides in one turn of the loop leaves in one send."""
+        unit.worker = self
+        self.unnamed = SOMEBODYS
+        self.in_flight.append(unit)
+        if not self.roster.cluster.is_watched:
+            self.roster.cluster.watch()
+        self.stream.write_later(unit.data if unit.kind is not EXTENDED else unit.prepared(self))
+
+    def close_batch(self) -> None:
+        """Nothing more rides here until all that is in flight was answered."""
+        if self.open_to is not None:
+            self.open_to = None
+            self.roster.batch_ends(self)
+
+    def try_together(self, known: Known, units: list[Unit]) -> None:
+        """One of a shape that looks slow was sent: send `units` behind it, to see whether it is only the machine."""
+        known.begin_trial()
+        self._trial, self._trial_since = known, self.head_since
+        self._trial_left = self._trial_rest = 1 + len(units)
+        for unit in units:
+            self.ride(unit)
+
+    def learn(self, head: Unit, answered: int, size: int, since: float, at: float) -> None:
+        """Bytes arrived `at` a moment, `since` then `head` had been running; with them so many units were answered."""
+        if not answered:
+            self._large += size
+            return
+        seconds = at - since
+        if self._large > _LARGE_BYTES:
+            seconds = max(seconds, 2 * answered * self._limit_s)
+        self._large = 0
+        self.head_since = at
+        if self._trial is not None:
+            self._follow_trial(answered, at)
+        elif head.known is not None:
+            was_alone = head.known.cost_s == inf
+            head.known.took(seconds, answered, self._is_batch, self._limit_s, at)
+            if was_alone and head.known.cost_s != inf:
+                self.roster.became_quick()
+
+    def _follow_trial(self, answered: int, at: float) -> None:
+        # From the first answer on, for before that it may have been waiting for a processor.
+        is_first = self._trial_left == self._trial_rest
+        self._trial_left -= answered
+        if self._trial_left <= 0:
+            self._end_trial((at - self._trial_since) / self._trial_rest)
+        elif is_first and answered <= self._trial_rest // 2:
+            self._trial_since, self._trial_rest = at, self._trial_left
+
+    def _end_trial(self, each_s: float = inf) -> None:
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            trial.end_trial(each_s, self._limit_s, monotonic())
+            if trial.cost_s != inf:
+                self.roster.became_quick()
+
+    def look(self, now: float) -> None:
+        """Keep the limits of a head that others ride behind."""
+        if len(self.in_flight) < 2 or now - self.head_since < CLOSED_AFTER_S or self.stream.is_readable():
+            return  # an answer that is there already is only late because we are
+        self.close_batch()
+        if now - self.head_since >= MOVED_AFTER_S:
+            head = self.in_flight[0]
+            if isinstance(head, Unit) and head.known is not None:
+                head.known.caught(now)
+            self.move_riders()
+
+    def move_riders(self) -> None:
+        """Have all behind the head run elsewhere; their answers here will be nobody's."""
+        self.close_batch()
+        self._end_trial()
+        moved: list[Unit] = []
+        for index, unit in enumerate(self.in_flight):
+            if index and isinstance(unit, Unit):
+                self.in_flight[index] = Stale(self._stale_answered)
+                moved.append(unit)
+        self.roster.requeue(*moved)
+
+    @abstractmethod
+    def _stale_answered(self, stale: Exchange) -> None:
+        """The answer of a rider that is not here any more has come."""
+
+    def drop_rider(self, unit: Unit) -> bool:
+        """The answer of `unit` is nobody's any more; False when it is not a rider but the head, or not here."""
+        try:
+            index = self.in_flight.index(unit)
+        except ValueError:
+            return False
+        if index:
+            self.in_flight[index] = Stale(self._stale_answered)
+            unit.worker = None
+        return index > 0

@@ -1,0 +1,100 @@
+"""What is known of the statements of one shape: what they are, and how quick.
+
+Pure: time is an argument. A shape is quick, and its statements ride, when its runs were; it is not when it is new, when
+its runs are slow, or for a while after one was caught keeping others waiting, longer each time.
+
+What a statement takes is seen only when nothing else is in its way. On a busy machine every run waits for a processor
+most of its time, so what counts is the quickest of the last runs. And where statements run alone, many of them on many
+backends, all runs look slow because they run alone. So a shape that looks slow is tried: a few of those that wait are
+sent to one backend together, and if they are answered one hard upon the other, they are quick.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from lib.route.verdict import Kind, Verdict
+
+TRIED_TOGETHER = 8
+_LOOK = 4  # runs of which the average is taken, as the process may be late for one and early for the next
+_RISE = 0.02  # how fast the cost follows runs that took longer
+_OUTLIER = 4  # times the limit: what took longer counts as that
+_RELIEF = 0.7  # part of the limit below which what was slow is quick again
+_PAUSE_S, _BAN_S, _MAX_PAUSE_S = 0.2, 1.0, 60.0  # at first; each doubles while the last one is not long past
+
+
+class Known:
+    """The verdict of a shape, and its pace.
+
+    rides    whether such a statement may share a backend at all: a read that leaves nothing behind
+    cost_s   how long one takes a backend when nothing is in its way; inf while it must run alone
+    """
+
+    __slots__ = ("_is_tried", "_low_s", "_pause_s", "_runs", "_time_s", "_until", "cost_s", "rides", "verdict")
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        leaves = verdict.clean or verdict.holds or verdict.session or verdict.spoils or verdict.resets or verdict.ddl
+        self.rides = verdict.kind is Kind.SHAREABLE and not leaves
+        self.cost_s = inf
+        self._low_s = inf
+        self._time_s = 0.0  # of the runs that are not averaged yet
+        self._runs = 0
+        self._is_tried = False
+        self._pause_s = 0.0
+        self._until = -inf  # not quick before
+
+    def __repr__(self) -> str:
+        pace = "alone" if self.cost_s == inf else "quick"
+        return f"<Known {self.verdict.kind.name} {pace} {self._low_s * 1e6:.0f}us>"
+
+    def took(self, seconds: float, runs: int, in_batch: bool, limit_s: float, now: float) -> None:
+        """A backend has answered one of them, and some of what was behind it, in so long.
+
+        in_batch   others could ride behind it; what was sent before that was decided says nothing any more
+        """
+        is_quick = self.cost_s != inf
+        if in_batch is not is_quick:
+            return
+        self._time_s += seconds
+        self._runs += runs
+        if self._runs < _LOOK and self._low_s != inf:
+            return
+        each, self._time_s, self._runs = self._time_s / self._runs, 0.0, 0
+        low = self._low_s
+        low = self._low_s = each if each < low else low + (min(each, _OUTLIER * limit_s) - low) * _RISE
+        if is_quick:
+            if low > limit_s:
+                self._pause(now, _PAUSE_S)
+            else:
+                self.cost_s = low
+        elif low <= _RELIEF * limit_s and now >= self._until:
+            self.cost_s = low
+
+    # --- trials ------------------------------------------------------------------------------------------------------
+
+    def may_be_tried(self, now: float) -> bool:
+        return self.rides and self.cost_s == inf and not self._is_tried and now >= self._until and self._low_s != inf
+
+    def begin_trial(self) -> None:
+        self._is_tried = True
+
+    def end_trial(self, each_s: float, limit_s: float, now: float) -> None:
+        """They were answered in intervals of `each_s`; inf when it came to nothing."""
+        self._is_tried = False
+        if each_s <= limit_s:
+            self.cost_s = self._low_s = each_s
+            self._time_s, self._runs = 0.0, 0
+        else:
+            self._pause(now, _PAUSE_S)
+
+    def caught(self, now: float) -> None:
+        """One of them has kept those behind it waiting for far too long."""
+        self._pause(now, _BAN_S)
+
+    def _pause(self, now: float, first_s: float) -> None:
+        is_again = now - self._until < 2 * self._pause_s
+        self._pause_s = min(_MAX_PAUSE_S, 2 * max(self._pause_s, first_s)) if is_again else first_s
+        self._until = now + self._pause_s
+        self._time_s, self._runs = 0.0, 0
+        self.cost_s = self._low_s = inf
