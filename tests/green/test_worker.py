@@ -451,8 +451,8 @@ def test_a_custom_setting_is_never_seen_by_somebody_who_does_not_set_it(pool):
 
 
 def test_a_worker_on_which_a_harmless_read_opened_a_transaction_is_closed(pool, caplog):
-    """A status other than I on a worker that is shared means that route was wrong: nobody else may have it, and what its
-    frontend sends next must not run as if there were no transaction."""
+    """A status other than I on a worker that is shared means that route was wrong: nobody else may have it, and what
+    its frontend sends next must not run as if there were no transaction."""
     first, second = pool.connect(), pool.connect()
 
     def begin(backend: FakeBackend) -> None:
