@@ -58,7 +58,7 @@ SETTER = function(1, "setter", "select set_config('a', 'b', false)")
         ("begin execute 'set a = 1'; end", Does.ANYTHING),
         ("begin return query execute x; end", Does.ANYTHING),
         ("begin do 'x'; end", Does.ANYTHING),
-        ("begin call p(); end", Does.ANYTHING),
+        ("begin call p(); commit; end", Does.WRITE),
         ("begin perform query_to_xml('x', true, true, ''); end", Does.ANYTHING),
         ("begin perform * from pg_temp.x; end", Does.ANYTHING),
         ('begin perform u&"set\\005fconfig"(1); end', Does.ANYTHING),

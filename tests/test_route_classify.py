@@ -426,23 +426,32 @@ def test_reason_is_a_clause_for_explain_route():
 
 
 @pytest.mark.parametrize(
-    ("text", "holds", "spoils"),
+    ("text", "leaves"),
     [
-        ("do $$ begin perform set_config('a', 'b', false); end $$", True, False),
-        ("do language plpgsql $x$ begin listen a; end $x$", True, False),
-        ("do $$ begin perform setseed(0.5); end $$", True, True),
-        ("do language plpython3u $$ GD['a'] = 1 $$", True, True),
-        ("do $$ begin perform holder(); end $$", True, False),
-        ("do $$ begin perform 1; end $$", False, False),
-        ("do $$ begin set local work_mem = 1; end $$", False, False),
-        ("call holder(1)", True, False),
-        ("call p(1)", False, False),
+        ("do $$ begin perform set_config('a', 'b', false); end $$", "holds"),
+        ("do language plpgsql $x$ begin listen a; end $x$", "holds"),
+        ("do $$ begin perform setseed(0.5); end $$", "holds spoils"),
+        ("do language plpython3u $$ GD['a'] = 1 $$", "holds spoils ddl"),
+        ("do $$ begin perform holder(); end $$", "holds"),
+        ("do $$ begin perform 1; commit; end $$", ""),
+        ("do $$ begin set local work_mem = 1; end $$", ""),
+        ("do $$ begin create table t (a int); end $$", "ddl"),
+        ("do $$ begin execute 'set a = 1'; end $$", "ddl"),
+        ("do $$ begin perform unknown(); end $$", "ddl"),
+        ("do 'begin perform 1; end'", "ddl"),
+        ("call holder(1)", "holds"),
+        ("call definer(1)", "ddl"),
+        ("call s.known(1)", ""),
+        ("call unknown(1)", "ddl"),
     ],
 )
-def test_what_do_and_call_are_seen_to_leave_is_kept_for_the_frontend(text, holds, spoils):
-    catalog = Catalog(functions=frozenset({b"holder"}), holders=frozenset({b"holder"}))
+def test_what_do_and_call_are_seen_to_leave_is_known_before_they_run(text, leaves):
+    """So the frontend keeps what its first run has set, and the catalog is scanned only after what may change it."""
+    functions = frozenset({b"holder", b"definer"})
+    catalog = Catalog(functions, holders=frozenset({b"holder"}), definers=functions - {b"holder"}, harmless={b"known"})
     verdict = classify(text.encode(), catalog)
-    assert (verdict.kind, verdict.clean, verdict.holds, verdict.spoils) == (Kind.OPAQUE, True, holds, spoils)
+    assert (verdict.kind, verdict.clean) == (Kind.OPAQUE, True)
+    assert [name for name in ("holds", "spoils", "ddl") if getattr(verdict, name)] == leaves.split()
 
 
 def test_what_writes_without_a_name_is_a_write():

@@ -45,10 +45,11 @@ class Body:
 
 # Dynamic SQL, session state, transactions, DDL. In doubt a column of that name makes a function suspect: slower, right.
 _ANYTHING_WORDS = frozenset(
-    b"alter call commit drop execute grant import load reassign refresh revoke rollback truncate".split()
+    b"alter drop execute grant import load reassign refresh revoke truncate".split()
 )
 _SETTING_WORDS = frozenset(b"deallocate discard hold listen prepare reset temp temporary unlisten".split())
-_WRITING_WORDS = frozenset({b"insert", b"update", b"delete", b"merge", b"copy", b"lock", b"notify", b"share"})
+# COMMIT and ROLLBACK are for procedures, which only CALL can run; and what those do is known by their names.
+_WRITING_WORDS = frozenset(b"call commit copy delete insert lock merge notify rollback share update".split())
 _LOCAL = frozenset({b"local", b"transaction", b"constraints"})
 _BEHIND_ON_CONFLICT_DO = frozenset({b"nothing", b"update"})
 # At the beginning of a statement only: elsewhere they are names of columns, or options.

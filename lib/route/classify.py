@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lib.route.body import Does, judge_body
+from lib.route.body import Body, Does, judge_body
 from lib.route.calls import foreign_calls, sets_locally
 from lib.route.catalog import Catalog
 from lib.route.harmless import EFFECT, Effect
 from lib.route.lex import IDENT, OPERATOR, PUNCT, QIDENT, STRING, UNREADABLE, Token, lex
 from lib.route.shape import shape
-from lib.route.statements import EMPTY, Row, look
+from lib.route.statements import EMPTY, OPAQUE, Row, look
 from lib.route.verdict import Kind, Refusal, Verdict
 
 # In a text that cannot be read, these words are taken for what they seem to be.
@@ -84,11 +84,7 @@ def classify(text: bytes, catalog: Catalog) -> Verdict:
         return _classify_unreadable(text, tokens[-1].value, standby)
     statements = _split(tokens)
     found = _Findings()
-    rows = [_look_at(statement, catalog, found) for statement in statements]
-    if b"$" in text:
-        for statement in statements:
-            if statement[0][:2] == (IDENT, b"do"):
-                _look_into_do(statement, text, catalog, found)
+    rows = [_look_at(statement, text, catalog, found) for statement in statements]
     if len(rows) > 1:
         if found.clean or found.holds:
             found.add(Kind.OPAQUE, "is several statements, and one of them " + found.reason)
@@ -135,9 +131,11 @@ def _split(tokens: list[Token]) -> list[Sequence[Token]]:
     return [part for part in parts if part]
 
 
-def _look_at(tokens: Sequence[Token], catalog: Catalog, found: _Findings) -> Row:
+def _look_at(tokens: Sequence[Token], text: bytes, catalog: Catalog, found: _Findings) -> Row:
     """Add what one statement does to `found`."""
     row = look(tokens)
+    if row is OPAQUE:
+        row = _look_inside(tokens, text, catalog)
     found.add_row(row)
     names = {token[1] for token in tokens if token[0] <= QIDENT}
     calls = foreign_calls(tokens)
@@ -147,28 +145,38 @@ def _look_at(tokens: Sequence[Token], catalog: Catalog, found: _Findings) -> Row
         _add_attribute_calls(tokens, row, catalog, found)
     if row.looks and row.kind != Kind.OPAQUE:
         _add_names(names, tokens, row, catalog, found)
-    elif row.kind == Kind.OPAQUE:
-        found.holds |= not names.isdisjoint(catalog.holders)
-        found.spoils |= not names.isdisjoint(catalog.spoilers)
     for name in names:
         if name[:7] == b"pg_temp":
             found.add(Kind.SESSION, "names the temporary schema", clean=True, holds=True)
     return row
 
 
-def _look_into_do(tokens: Sequence[Token], text: bytes, catalog: Catalog, found: _Findings) -> None:
-    """Find what a DO whose body stands between dollars is seen to leave in the session, as in a function."""
+def _look_inside(tokens: Sequence[Token], text: bytes, catalog: Catalog) -> Row:
+    """Find what a CALL, or a DO whose body stands between dollars, is seen to leave in the session and the catalog."""
+    if tokens[0][1] == b"call":
+        body = Body(Does.READ, "", frozenset(foreign_calls(tokens)), frozenset(t[1] for t in tokens if t[0] <= QIDENT))
+    elif tokens[0][1] == b"do" and any(text[token.start] == 0x24 for token in tokens if token[0] == STRING):
+        body = _read_do(tokens, text)
+    else:
+        return OPAQUE
+    defines = body.does & Does.ANYTHING or not body.names.isdisjoint(catalog.definers)
+    return OPAQUE._replace(
+        holds=bool(body.does & Does.SET) or not body.names.isdisjoint(catalog.holders),
+        spoils=bool(body.does & Does.SPOIL) or not body.names.isdisjoint(catalog.spoilers),
+        ddl=bool(defines) or any(name not in catalog.harmless and name not in catalog.functions for name in body.calls),
+    )
+
+
+def _read_do(tokens: Sequence[Token], text: bytes) -> Body:
     language = "plpgsql"
     source = b""
     for i, token in enumerate(tokens):
-        if token[0] == STRING and text[token.start : token.start + 1] == b"$":
-            opening = text.index(b"$", token.start + 1) + 1 - token.start
+        if token[0] == STRING:
+            opening = text.find(b"$", token.start + 1) + 1 - token.start
             source = text[token.start + opening : token.stop - opening]
         elif token[:2] == (IDENT, b"language") and i + 1 < len(tokens):
             language = tokens[i + 1].value.decode("utf-8", "replace")
-    body = judge_body(language, source.decode("utf-8", "replace"))
-    found.holds |= bool(body.does & Does.SET) or not body.names.isdisjoint(catalog.holders)
-    found.spoils |= bool(body.does & Does.SPOIL) or not body.names.isdisjoint(catalog.spoilers)
+    return judge_body(language, source.decode("utf-8", "replace"))
 
 
 def _add_calls(calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: Catalog, found: _Findings) -> None:
