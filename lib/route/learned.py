@@ -1,9 +1,9 @@
 """What opaque statements were found to leave in their sessions: learned when they run, by shape.
 
-Pure. The text of an opaque statement does not show what it sets; its first run does, when the backend is asked before it
-is cleaned. From then on statements of that shape hold their worker, so that an application whose functions set something
-keeps it. A shape that left nothing is asked about again after its 2nd, 4th, 8th … run: what a function sets may depend on
-its arguments. Bounded: a digest and two words per shape, the oldest shape that leaves nothing is forgotten first.
+Pure. The text of an opaque statement does not show what it sets; its first run does, when the backend is asked before
+it is cleaned. From then on statements of that shape hold their worker, so that an application whose functions set
+something keeps it. A shape that left nothing is asked about again after its 2nd, 4th, 8th … run: what a function sets may
+depend on its arguments. Bounded: a digest and two words per shape; the oldest shape that left nothing is forgotten first.
 """
 
 from __future__ import annotations
