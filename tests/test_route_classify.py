@@ -460,3 +460,12 @@ def test_what_writes_without_a_name_is_a_write():
     assert classify(b"select 1 + 2", catalog).kind == Kind.SHAREABLE
     assert classify(b"select 1", Catalog(writes_all="has a cast")).kind == Kind.WRITE
     assert classify(b"show a", Catalog(writes_all="has a cast")).kind == Kind.SHAREABLE
+
+
+def test_what_is_seen_to_set_something_holds_where_everything_is_suspect_too():
+    catalog = Catalog(
+        functions=frozenset({b"holder"}), holders=frozenset({b"holder"}), suspect_all=True, suspect_reason="has a cast"
+    )
+    assert classify(b"select holder()", catalog).holds
+    assert not classify(b"select 1", catalog).holds
+    assert classify(b"select 1", catalog).kind == Kind.OPAQUE

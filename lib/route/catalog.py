@@ -73,6 +73,7 @@ _KEEPING_EXTENSIONS = frozenset({"dblink", "http", "orafce", "pg_variables"})
 # Operators that the grammar itself uses (BETWEEN, IN, LIKE, SIMILAR TO, USING): no text need show them.
 _HIDDEN_OPERATORS = frozenset({"=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~"})
 
+_NOT_SCANNED = "runs in a database that has not been scanned"
 # What draws from a sequence there is nothing to a read.
 _ONLY_WHEN_WRITING = "has a domain default"
 
@@ -139,7 +140,11 @@ class Catalog:
     @classmethod
     def unknown(cls) -> Catalog:
         """The catalog of a database that was not scanned yet: everything is suspect."""
-        return cls(suspect_all=True, suspect_reason="runs in a database that has not been scanned")
+        return cls(suspect_all=True, suspect_reason=_NOT_SCANNED)
+
+    @property
+    def is_unknown(self) -> bool:
+        return self.suspect_reason == _NOT_SCANNED
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Catalog:

@@ -214,14 +214,14 @@ def _add_attribute_calls(tokens: Sequence[Token], row: Row, catalog: Catalog, fo
 
 def _add_names(names: set[bytes], tokens: Sequence[Token], row: Row, catalog: Catalog, found: _Findings) -> None:
     """Add what the catalog knows of the names that a statement mentions."""
-    if catalog.suspect_all:
-        found.add(Kind.OPAQUE, catalog.suspect_reason, clean=True)
-    elif not names.isdisjoint(catalog.suspects):
+    if not names.isdisjoint(catalog.suspects):
         name = min(names & catalog.suspects).decode("utf-8", "replace")
         holds = not names.isdisjoint(catalog.holders)
         ddl = not names.isdisjoint(catalog.definers)
         found.spoils |= not names.isdisjoint(catalog.spoilers)
         found.add(Kind.OPAQUE, f"uses {name}, which may change the session", clean=True, holds=holds, ddl=ddl)
+    elif catalog.suspect_all:
+        found.add(Kind.OPAQUE, catalog.suspect_reason, clean=True)
     elif catalog.operators and _has_operator(tokens, catalog.operators):
         found.add(Kind.OPAQUE, "uses an operator that may change the session", clean=True, ddl=True)
     elif not names.isdisjoint(catalog.writers):

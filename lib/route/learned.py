@@ -2,8 +2,8 @@
 
 Pure. The text of an opaque statement does not show what it sets; its first run does, when the backend is asked before
 it is cleaned. From then on statements of that shape hold their worker, so that an application whose functions set
-something keeps it. A shape that left nothing is asked about again after its 2nd, 4th, 8th … run: what a function sets may
-depend on its arguments. Bounded: a digest and two words per shape; the oldest shape that left nothing is forgotten first.
+something keeps it. A shape that left nothing is asked about again after its 2nd, 4th, 8th … run: what a function sets
+may depend on its arguments. Bounded: a digest and two words per shape, forgotten first where nothing was left.
 """
 
 from __future__ import annotations
