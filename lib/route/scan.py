@@ -109,9 +109,10 @@ with tree(kind, oid, info, name, node) as (
     union all
     -- in C, where immutable or stable is believed
     select 'hidden', t.oid, null, 'has a type', p.oid
-      from pg_catalog.pg_type t
-      join pg_catalog.pg_proc p on p.oid in (t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin)
-     where t.oid >= 16384 and p.oid >= 16384 and p.provolatile = 'v'
+      from pg_catalog.pg_type t,
+           unnest(array[t.typinput::oid, t.typoutput::oid, t.typreceive::oid, t.typsend::oid, t.typmodin::oid]) f
+      join pg_catalog.pg_proc p on p.oid = f
+     where t.oid >= 16384 and t.typtype = 'b' and f >= 16384 and p.provolatile = 'v'
     union all
     select 'hidden', t.oid, null, 'has a text search template', f
       from pg_catalog.pg_ts_template t, unnest(array[t.tmplinit::oid, t.tmpllexize::oid]) f where t.oid >= 16384
