@@ -21,6 +21,7 @@ from lib.wire.messages import encode
 log = logging.getLogger(__name__)
 
 MAX_CUSTOMS = 50  # names of custom settings that a group, or four times that a database, is remembered to know
+RESCAN_S = 60.0
 
 
 def _read_catalog(rows: list[tuple]) -> tuple[Catalog, frozenset[str]]:
@@ -41,6 +42,7 @@ class DatabaseCatalog:
         self._scanning = False
         self._again = False
         self._told = ""
+        self._scanned_at = 0.0
 
     def learn(self, customs: Iterable[str]) -> None:
         self.customs.update(islice(customs, max(0, 4 * MAX_CUSTOMS - len(self.customs))))
@@ -53,6 +55,10 @@ class DatabaseCatalog:
             gevent.spawn(self._scan)
 
     def look(self) -> None:
+        """See whether the catalog was changed past the pool; the counters of 13 and 14 may lose a change, so now and
+        then scan it anyhow."""
+        if time.monotonic() - self._scanned_at > RESCAN_S:
+            self._version = None
         if not self._scanning:
             self._scanning = True
             gevent.spawn(self._scan)
@@ -82,6 +88,7 @@ class DatabaseCatalog:
                     log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)
                 # As it was before the scan: what changes meanwhile is seen at the next look.
                 self._version = version
+                self._scanned_at = started
         except PoolError as error:
             # What is not known is opaque: slower, and right. But a server that is down does not change its catalog, and
             # reads that were harmless can be run again when it is back.
