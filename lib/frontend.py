@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lib.backend.worker import Worker
     from lib.config import Settings
 
+_NOT_VIRTUAL = Virtual.NONE
 MAX_PENDING = 200  # units that a frontend may pipeline before it is read on
 _IDLE_ONLY = ("57P05",)  # idle_session_timeout: the server says it only while it is idle, so nothing of ours has run
 _QUERY = ord("Q")
@@ -142,6 +143,8 @@ class Frontend:
                 size = len(data)
                 if size > 5 and header(data, 0) == (_QUERY, size - 1) and not self._rest and not streaming.is_active:
                     self._query(data)
+                    if not self.pending and not self.stream.pending:
+                        continue
                 elif not self._take(self._rest + data if self._rest else data):
                     break
                 self._hold_back()
@@ -204,10 +207,11 @@ class Frontend:
         unit = Unit(self, data, SIMPLE, known.verdict)
         if known.rides:
             unit.known = known
-        if self.unit is None and not self.pending:
-            self._start(unit)
-        else:
-            self.pending.append(unit)
+            if self.unit is None and self.worker is None and not self.pending and self._virtual is _NOT_VIRTUAL:
+                self.unit = unit
+                self.cluster.dispatch(unit)
+                return
+        self.submit(unit)
 
     def _extended(self, data: bytes, read: Extended) -> None:
         texts = read.texts
@@ -238,7 +242,7 @@ class Frontend:
 
     def _start(self, unit: Unit) -> None:
         self.unit = unit
-        if self._virtual is not Virtual.NONE:
+        if self._virtual is not _NOT_VIRTUAL:
             self._answer_virtually(unit)
             return
         if unit.verdict.kind > Kind.WRITE:
@@ -314,6 +318,13 @@ class Frontend:
                 return
         self._finish()
 
+    def read_done(self, unit: Unit) -> None:
+        """The same for a read that leaves nothing behind, outside of a transaction."""
+        self.unnamed = None if unit.kind is SIMPLE else unit.unnamed_after(self.unnamed)
+        self.unit = None
+        if self.pending or self._changed_parameters or self._wake is not None or self._stopping:
+            self._finish()
+
     def _restored(self) -> None:
         self._finish()
         self._give_back_if_gone()
@@ -351,7 +362,7 @@ class Frontend:
     def cancel(self) -> None:
         """A CancelRequest with this frontend's key: its own statement, running or queued, and nothing else."""
         unit = self.unit
-        if unit is None or self._virtual is not Virtual.NONE:
+        if unit is None or self._virtual is not _NOT_VIRTUAL:
             return
         if unit.worker is not None:
             unit.worker.cancel(unit)

@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,7 @@ RECV_BYTES = 16_384
 MORE_RECV_BYTES = 65_536
 ACCEPTS_PER_TURN = 64
 _BACKLOG_PAUSE_S = 0.01
+_WAITED_S = 0.00002  # what a look at the sockets takes when there is something at once
 _READ, _WRITE = 1, 2
 _switch = greenlet.switch  # without gevent's wrapper around the hub's, which asks for hooks that nobody has
 # What a peer that vanished without a word looks like after about 90 s instead of two hours.
@@ -266,6 +268,32 @@ class Stream:
         owner, self._owner = self._owner, None
         if owner is not None and owner is not getcurrent():
             get_hub().loop.run_callback(owner.switch)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class Turns:
+    """Tells bytes that have just arrived from those that have lain in the kernel while this process was busy."""
+
+    def __init__(self) -> None:
+        self._loop = get_hub().loop
+        self._watcher = self._loop.prepare()
+        self._ended_at = 0.0  # when all was done, and the loop went to see what there is next
+
+    def start(self) -> None:
+        self._watcher.start(self._ends)
+
+    def stop(self) -> None:
+        self._watcher.stop()
+        self._ended_at = 0.0
+
+    def _ends(self) -> None:
+        self._ended_at = time.time()
+
+    def had_to_wait(self) -> bool:
+        """Whether the loop was waiting when what it now deals with arrived. Always, while this is not started."""
+        return self._loop.now() - self._ended_at > _WAITED_S
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------

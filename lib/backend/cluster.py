@@ -98,6 +98,7 @@ class Cluster:
     query         (address, database, sql) -> rows, as admin_cnn
     crowded       set while a unit waits or rides: limits are then kept more closely
     is_watched    the same
+    turns         whether what arrives was late because of us
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Cluster:
         self._query = query
         self.crowded = Event()
         self.is_watched = False
+        self.turns = net.Turns()
         self._logins: WeakValueDictionary[tuple, Login] = WeakValueDictionary()
         self._groups: WeakValueDictionary[tuple, Group] = WeakValueDictionary()
         self._catalogs: dict[str, DatabaseCatalog] = {}
@@ -225,8 +227,10 @@ class Cluster:
 
     def watch(self) -> None:
         """A unit waits or rides: its limits are kept closely until that is over."""
-        self.is_watched = True
-        self.crowded.set()
+        if not self.is_watched:
+            self.is_watched = True
+            self.crowded.set()
+            self.turns.start()
 
     def sweep(self, now: float) -> bool:
         """Keep the limits that are a matter of time; returns whether a unit waits or rides."""
@@ -236,10 +240,12 @@ class Cluster:
                 pool.probed_at = float("inf")  # until the probe has an answer
                 gevent.spawn(self._probe, pool)
         rosters = [roster for pool in self.pools for roster in pool.rosters.values()]
-        self.is_watched = any(roster.waiting or roster.has_riders for roster in rosters)
-        if not self.is_watched:
+        goes_on = any(roster.waiting or roster.has_riders for roster in rosters)
+        if self.is_watched and not goes_on:
+            self.is_watched = False
             self.crowded.clear()
-        return self.is_watched
+            self.turns.stop()
+        return goes_on
 
     def _probe(self, pool: Pool) -> None:
         # Any roster will do: what is wanted is a server that takes a login.

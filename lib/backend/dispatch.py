@@ -15,6 +15,7 @@ from typing import Any
 CLOSED_AFTER_S = 0.01
 MOVED_AFTER_S = 0.1
 _CHEAP = 0.3  # part of the rider limit up to which riding is better than an idle worker
+_FEW = 4
 _RELAYED_PER_S = 60_000  # statements that one process relays at most, about
 _KEPT_FOR_READS_S = 1.0  # after the last quick read
 _MIN_WORKERS_TO_KEEP_ONE = 4
@@ -114,10 +115,12 @@ def pick_batch(batches: Sequence[Any], group: object, cost_s: float, depth: int,
 def may_begin_batch(batches: Sequence[Any], group: object, cost_s: float) -> bool:
     """Whether one more worker takes quick reads of `group`, or they rather wait for room on those that do.
 
-    As many as can answer what one process can relay: more backends at a time would only get in one another's way, and
-    the longer every statement takes for that, the more of them there would be.
+    A few, and then as many as can answer what one process can relay: more backends at a time would only get in one
+    another's way, and the longer every statement takes for that, the more of them there would be.
     """
-    return sum(batch.open_to is group for batch in batches) <= cost_s * _RELAYED_PER_S
+    if len(batches) < _FEW:
+        return True
+    return [batch.open_to for batch in batches].count(group) < max(_FEW, cost_s * _RELAYED_PER_S)
 
 
 def may_have_alone(idle: int, batches: int, workers: int, read_ago_s: float) -> bool:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from lib.backend.dispatch import CLOSED_AFTER_S, MOVED_AFTER_S
 from lib.backend.relay import Relay
-from lib.backend.unit import EXTENDED, SOMEBODYS, Exchange, Stale, Unit
+from lib.backend.unit import SOMEBODYS, Exchange, Stale, Unit
+from lib.wire.framing import READY, READY_TAG, scan
 
 if TYPE_CHECKING:
     from lib.backend import dialogue
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lib.backend.roster import Roster
     from lib.route.known import Known
 
+_IDLE = ord("I")
 _LARGE_BYTES = 65_536  # an answer of more than this counts as slow
 
 
@@ -34,12 +36,13 @@ class Riders(Relay):
     open_to      the group whose quick reads may ride here now, or None
     head_since   when the oldest unit in flight became that
     is_awaited   takes no riders any more, because something waits for it alone
+    processed    how many units it has answered
     unnamed      the Parse that made the unnamed statement that the backend has now
     """
 
     __slots__ = (
         "_is_batch", "_large", "_limit_s", "_trial", "_trial_left", "_trial_rest", "_trial_since",
-        "head_since", "is_awaited", "open_to", "unnamed",
+        "head_since", "is_awaited", "open_to", "processed", "unnamed",
     )  # fmt: skip
 
     def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
@@ -47,6 +50,7 @@ class Riders(Relay):
         self.open_to: Group | None = None
         self.head_since = 0.0
         self.is_awaited = False
+        self.processed = 0
         self.unnamed: bytes | None = None
         self._limit_s: float = roster.rider_limit
         self._trial: Known | None = None  # what is tried now: units that were sent together
@@ -81,9 +85,9 @@ class Riders(Relay):
         unit.worker = self
         self.unnamed = SOMEBODYS
         self.in_flight.append(unit)
-        if not self.roster.cluster.is_watched:
+        if len(self.in_flight) == 2:
             self.roster.cluster.watch()
-        self.stream.write_later(unit.data if unit.kind is not EXTENDED else unit.prepared(self))
+        self.stream.write_later(unit.prepared(self) if unit.wants_unnamed else unit.data)
 
     def close_batch(self) -> None:
         """Nothing more rides here until all that is in flight was answered."""
@@ -108,12 +112,13 @@ class Riders(Relay):
         if self._large > _LARGE_BYTES:
             seconds = max(seconds, 2 * answered * self._limit_s)
         self._large = 0
-        self.head_since = at
+        self.head_since = self.roster.answered_at = at
         if self._trial is not None:
             self._follow_trial(answered, at)
         elif head.known is not None:
             was_alone = head.known.cost_s == inf
-            head.known.took(seconds, answered, self._is_batch, self._limit_s, at)
+            is_exact = self.roster.cluster.turns.had_to_wait()
+            head.known.took(seconds, answered, self._is_batch, is_exact, self._limit_s, at)
             if was_alone and head.known.cost_s != inf:
                 self.roster.became_quick()
 
@@ -129,9 +134,38 @@ class Riders(Relay):
     def _end_trial(self, each_s: float = inf) -> None:
         trial, self._trial = self._trial, None
         if trial is not None:
-            trial.end_trial(each_s, self._limit_s, monotonic())
+            is_exact = self.roster.cluster.turns.had_to_wait()
+            trial.end_trial(each_s, is_exact, self._limit_s, monotonic())
             if trial.cost_s != inf:
                 self.roster.became_quick()
+
+    def _feed(self, data: bytes) -> None:
+        """Pass on the whole answers of reads that have the backend from nobody but for their time; a Relay does it for
+        all others, and for whatever is not as usual."""
+        position, stop, in_flight = 0, len(data), self.in_flight
+        if self.holder is None and not self._parts and not self._skip:
+            while in_flight:
+                unit = in_flight[0]
+                if unit.known is None or unit.swallow:
+                    break
+                end, last, seen = scan(data, position, stop)
+                if last != READY_TAG or seen != READY or data[end - 1] != _IDLE:
+                    break
+                if len(in_flight) == 1:
+                    if end < stop:
+                        break
+                    in_flight.clear()
+                    self._note_unnamed(unit)
+                    self._drained()
+                else:
+                    in_flight.popleft()
+                self.processed += 1
+                frontend = unit.frontend
+                frontend.stream.write(data[position:end] if position or end < stop else data)
+                frontend.read_done(unit)
+                position = end
+        if position < stop:
+            super()._feed(data[position:] if position else data)
 
     def look(self, now: float) -> None:
         """Keep the limits of a head that others ride behind."""
@@ -141,7 +175,7 @@ class Riders(Relay):
         if now - self.head_since >= MOVED_AFTER_S:
             head = self.in_flight[0]
             if isinstance(head, Unit) and head.known is not None:
-                head.known.caught(now)
+                head.known.caught(self.roster.answered_at - self.head_since > CLOSED_AFTER_S, now)
             self.move_riders()
 
     def move_riders(self) -> None:
@@ -154,6 +188,14 @@ class Riders(Relay):
                 self.in_flight[index] = Stale(self._stale_answered)
                 moved.append(unit)
         self.roster.requeue(*moved)
+
+    @abstractmethod
+    def _drained(self) -> None:
+        """All reads that shared the backend were answered."""
+
+    @abstractmethod
+    def _note_unnamed(self, unit: Unit) -> None:
+        """`unit`, which was answered, was the last in flight."""
 
     @abstractmethod
     def _stale_answered(self, stale: Exchange) -> None:

@@ -34,11 +34,13 @@ _REFUSED_PAUSE_S = 2.0  # after the server had no place for one more, how long w
 class Roster:
     """Workers, idle ones, and waiting units of one login on one server.
 
-    idle       workers that anybody may have; the one used last is last
-    batches    workers that take riders, the one that began first is first
-    waiting    units and visits
-    starting   workers that are logging in
-    relayed    those of them whose frontend is asked by the server itself, and may take its time
+    idle           workers that anybody may have; the one used last is last
+    batches        workers that take riders, the one that began first is first
+    waiting        units and visits
+    starting       workers that are logging in
+    relayed        those of them whose frontend is asked by the server itself, and may take its time
+    last_batch_at  when quick reads were last sent to an idle worker
+    answered_at    when one of them was last answered, on any worker
     """
 
     def __init__(self, pool: Pool, login: Login) -> None:
@@ -59,7 +61,7 @@ class Roster:
         self.starting = self.relayed = 0
         self.is_closed = False
         self._crowded_since = 0.0
-        self._read_at = -inf  # when the last batch began
+        self.last_batch_at = self.answered_at = -inf
         self._paused_until = 0.0
         self._retry_is_due = False
         self._last_was_fruitless = False  # the last worker that is gone was lost before it had answered anything
@@ -81,8 +83,13 @@ class Roster:
         if known is None or known.cost_s > self.rider_limit or not isinstance(unit, Unit):
             self._dispatch_alone(unit)
             return
-        batches, waiting = self.batches, self.waiting
-        if batches and not waiting.quick:
+        quick = self.waiting.quick
+        if quick and quick[-1].group is unit.group:
+            unit.queued_at = time.monotonic()
+            quick.append(unit)  # behind others, for which all has been done that can be
+            return
+        batches = self.batches
+        if batches and not quick:
             index = dispatch.pick_batch(
                 batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, bool(self.idle)
             )
@@ -92,7 +99,7 @@ class Roster:
             if not dispatch.may_begin_batch(batches, unit.group, known.cost_s):
                 self._wait(unit)
                 return
-        if waiting.quick or not self._give_idle(unit):
+        if quick or not self._give_idle(unit):
             self._wait(unit)
 
     def _dispatch_alone(self, unit: Unit | Visit) -> None:
@@ -103,7 +110,7 @@ class Roster:
             self._wait(unit)
 
     def _may_have_alone(self, idle: int) -> bool:
-        read_ago_s = time.monotonic() - self._read_at
+        read_ago_s = time.monotonic() - self.last_batch_at
         return dispatch.may_have_alone(idle, len(self.batches), len(self.workers), read_ago_s)
 
     def _give_idle(self, unit: Unit | Visit) -> bool:
@@ -231,7 +238,7 @@ class Roster:
     def batch_begins(self, worker: Riders) -> None:
         """Others may ride on `worker` now."""
         self.batches.append(worker)
-        self._read_at = worker.head_since
+        self.last_batch_at = worker.head_since
 
     def batch_ends(self, worker: Riders) -> None:
         self.batches.remove(worker)
@@ -244,12 +251,12 @@ class Roster:
 
     def fill(self, worker: Riders) -> None:
         """Have quick reads that wait ride on `worker`, as far as it takes them."""
-        waiting = self.waiting
-        while waiting.quick and worker.open_to is not None and len(worker.in_flight) < self.rider_depth:
-            unit = waiting.next_rider(worker.open_to)
+        waiting, depth, in_flight = self.waiting, self.rider_depth, worker.in_flight
+        while len(in_flight) < depth and (group := worker.open_to) is not None:
+            unit = waiting.next_rider(group)
             if unit is None:
                 return
-            if self._is_quick(unit):
+            if unit.known.cost_s <= self.rider_limit:
                 worker.ride(unit)
             else:
                 waiting.add(unit, False)

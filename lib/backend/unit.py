@@ -100,9 +100,10 @@ class Unit:
         return not self.lost_at or is_same_loss or sqlstate == _CRASH_OF_ANOTHER
 
     def prepared(self, worker: Riders) -> bytes:
-        """The bytes for `worker`: with the frontend's own unnamed statement in front where the worker has another's."""
+        """The bytes for `worker` of a unit that wants the unnamed statement of an earlier one: with that in front where
+        the worker has another's."""
         self.swallow = 0
-        if not self.wants_unnamed or worker.unnamed is self.frontend.unnamed:
+        if worker.unnamed is self.frontend.unnamed:
             return self.data
         self.swallow = 1
         first = self.frontend.unnamed or CLOSE_UNNAMED
@@ -161,6 +162,7 @@ class Exchange:
 
     __slots__ = ("error", "purpose", "rows", "then")
     is_shown = keeps_rows = True
+    known = None
 
     def __init__(self, purpose: str, then: Callable[[Exchange], None]) -> None:
         self.purpose = purpose

@@ -65,12 +65,13 @@ class Waiting:
         """Take the oldest quick read when it is of `group`."""
         quick = self.quick
         while quick:
-            unit = quick[0]
-            if unit.is_wanted and unit.group is not group:
-                return None
-            quick.popleft()
-            if unit.is_wanted:
+            unit = quick.popleft()
+            if not unit.is_wanted:
+                continue
+            if unit.group is group:
                 return unit
+            quick.appendleft(unit)
+            return None
         return None
 
     def take_like(self, unit: Any, most: int) -> list[Any]:

@@ -71,7 +71,6 @@ class Worker(Riders):
         "key",
         "number",
         "placeholders",
-        "processed",
         "spoilt",
         "started_at",
         "state",
@@ -90,7 +89,6 @@ class Worker(Riders):
         self.unsure = self.is_lost = False
         self._left_by: Frontend | None = None  # whose it was last
         self.cancels = 0
-        self.processed = 0
         self.started_at = self.idle_since = time.monotonic()
         self._after_cancel: Unit | Visit | None = None  # waits until the server has closed the cancel connection
         self._resume: Callable[[], None] | None = None  # so does what comes without a unit
@@ -130,7 +128,11 @@ class Worker(Riders):
             return
         unit.worker = self
         self.in_flight.append(unit)
-        self.stream.write(unit.prepared(self))
+        data = unit.prepared(self) if unit.wants_unnamed else unit.data
+        if unit.known is not None and self.roster.batches:
+            self.stream.write_later(data)  # the server has something to do until the end of the turn
+        else:
+            self.stream.write(data)
         if unit.known is not None and self.holder is None:
             self.begin_batch(unit)
         else:
@@ -257,10 +259,13 @@ class Worker(Riders):
             self._shared_badly(unit, status)
             return
         if not in_flight:
-            self.close_batch()
             self._note_unnamed(unit)
-            self.reclaim()
+            self._drained()
         frontend.unit_done(unit, status)
+
+    def _drained(self) -> None:
+        self.close_batch()
+        self.reclaim()
 
     def _note_unnamed(self, unit: Unit) -> None:
         # Of what is in flight this was the last, so that the unnamed statement is what it has left.
@@ -358,8 +363,7 @@ class Worker(Riders):
     def _stale_answered(self, stale: Exchange) -> None:
         self.head_since = time.monotonic()
         if not self.in_flight:
-            self.close_batch()
-            self.reclaim()
+            self._drained()
 
     def _regroup(self) -> None:
         # It knows more than those of its group do: it is of the group that the last frontend is in now, where that is

@@ -15,12 +15,13 @@ from math import inf
 
 from lib.route.verdict import Kind, Verdict
 
-TRIED_TOGETHER = 8
+TRIED_TOGETHER = 16
 _LOOK = 4  # runs of which the average is taken, as the process may be late for one and early for the next
-_RISE = 0.02  # how fast the cost follows runs that took longer
-_OUTLIER = 4  # times the limit: what took longer counts as that
+_RISE = 0.01  # how fast the cost follows runs that took longer
+_OUTLIER = 2  # times the limit: what took longer counts as that
 _RELIEF = 0.7  # part of the limit below which what was slow is quick again
-_PAUSE_S, _BAN_S, _MAX_PAUSE_S = 0.2, 1.0, 60.0  # at first; each doubles while the last one is not long past
+_PAUSE_S, _BAN_S, _MAX_PAUSE_S = 0.05, 1.0, 60.0  # at first; each doubles while the last one is not long past
+_DOUBT_S = 1.0  # how long the first time is remembered that it may not have been the statement's fault
 
 
 class Known:
@@ -30,7 +31,9 @@ class Known:
     cost_s   how long one takes a backend when nothing is in its way; inf while it must run alone
     """
 
-    __slots__ = ("_is_tried", "_low_s", "_pause_s", "_runs", "_time_s", "_until", "cost_s", "rides", "verdict")
+    __slots__ = (
+        "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_runs", "_time_s", "_until", "cost_s", "rides", "verdict",
+    )  # fmt: skip
 
     def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
@@ -41,6 +44,7 @@ class Known:
         self._time_s = 0.0  # of the runs that are not averaged yet
         self._runs = 0
         self._is_tried = False
+        self._doubted_at = -inf
         self._pause_s = 0.0
         self._until = -inf  # not quick before
 
@@ -48,10 +52,11 @@ class Known:
         pace = "alone" if self.cost_s == inf else "quick"
         return f"<Known {self.verdict.kind.name} {pace} {self._low_s * 1e6:.0f}us>"
 
-    def took(self, seconds: float, runs: int, in_batch: bool, limit_s: float, now: float) -> None:
+    def took(self, seconds: float, runs: int, in_batch: bool, is_exact: bool, limit_s: float, now: float) -> None:
         """A backend has answered one of them, and some of what was behind it, in so long.
 
         in_batch   others could ride behind it; what was sent before that was decided says nothing any more
+        is_exact   it was not this process that was late, so that longer was longer
         """
         is_quick = self.cost_s != inf
         if in_batch is not is_quick:
@@ -62,7 +67,10 @@ class Known:
             return
         each, self._time_s, self._runs = self._time_s / self._runs, 0.0, 0
         low = self._low_s
-        low = self._low_s = each if each < low else low + (min(each, _OUTLIER * limit_s) - low) * _RISE
+        if each < low:
+            low = self._low_s = each
+        elif is_exact or not is_quick:
+            low = self._low_s = low + (min(each, _OUTLIER * limit_s) - low) * _RISE
         if is_quick:
             if low > limit_s:
                 self._pause(now, _PAUSE_S)
@@ -79,18 +87,24 @@ class Known:
     def begin_trial(self) -> None:
         self._is_tried = True
 
-    def end_trial(self, each_s: float, limit_s: float, now: float) -> None:
-        """They were answered in intervals of `each_s`; inf when it came to nothing."""
+    def end_trial(self, each_s: float, is_exact: bool, limit_s: float, now: float) -> None:
+        """They were answered in intervals of `each_s`, or less if that is not exact; inf when it came to nothing."""
         self._is_tried = False
-        if each_s <= limit_s:
-            self.cost_s = self._low_s = each_s
+        if each_s <= limit_s or (each_s != inf and not is_exact):
+            self.cost_s = self._low_s = min(each_s, _RELIEF * limit_s)
             self._time_s, self._runs = 0.0, 0
         else:
             self._pause(now, _PAUSE_S)
 
-    def caught(self, now: float) -> None:
-        """One of them has kept those behind it waiting for far too long."""
-        self._pause(now, _BAN_S)
+    def caught(self, is_sure: bool, now: float) -> None:
+        """One of them has kept those behind it waiting for far too long.
+
+        is_sure   other backends have answered meanwhile, so that it was not the whole server that stood still
+        """
+        if is_sure or now - self._doubted_at < _DOUBT_S:
+            self._pause(now, _BAN_S)
+        else:
+            self._doubted_at = now
 
     def _pause(self, now: float, first_s: float) -> None:
         is_again = now - self._until < 2 * self._pause_s

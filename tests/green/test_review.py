@@ -162,7 +162,7 @@ def test_a_worker_whose_thread_fails_is_closed_and_not_left_with_nobody_to_read_
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Frontend, "unit_done", fail)
+        patch.setattr(Frontend, "read_done", fail)
         client.send(query(READ))
         client.until_ready()
         wait_until(lambda: not pool.workers, "the end of the worker")
