@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import gevent
@@ -16,7 +16,7 @@ from lib.backend import dialogue, tuning
 from lib.errors import PoolError
 from lib.route import Catalog, Router
 from lib.route.catalog import CHANGED_SQL, SCAN_SQL
-from lib.wire.messages import encode
+from lib.wire.messages import decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,16 @@ class DatabaseCatalog:
         if not self._scanning:
             self._scanning = True
             gevent.spawn(self._scan)
+
+    def left(self, texts: Iterable[bytes], traces: Sequence[str]) -> None:
+        """Statements were found to have left `traces` in a session that is cleaned now: the next ones keep it."""
+        for text in texts:
+            if self.router.left(text, traces):
+                start = decode(text.partition(b"'")[0].partition(b"$")[0][:100])  # what is quoted may be secret
+                log.warning(
+                    "a statement in %s left %s in its session, and that is gone; from now on it holds its worker: %s …",
+                    self.database, ", ".join(traces[:5]), start.strip(),
+                )  # fmt: skip
 
     def _tell(self, catalog: Catalog) -> None:
         """Say in the log, once, what keeps statements from sharing a worker and why."""

@@ -6,7 +6,7 @@ Green. This is what frontends see of the server's side: they hand it units, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -206,6 +206,11 @@ class Cluster:
     def learn_customs(self, database: str, names: Iterable[str]) -> None:
         if database in self._catalogs:
             self._catalogs[database].learn(names)
+
+    def left(self, database: str, texts: Iterable[bytes], traces: Sequence[str]) -> None:
+        """Opaque statements were found to have left `traces` in their session, which was cleaned."""
+        if database in self._catalogs:
+            self._catalogs[database].left(texts, traces)
 
     def _renew(self, database: str) -> None:
         """What was taken for harmless is not: clean the workers on which it may have run."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lib.route.verdict import Kind
 from lib.wire.messages import CLOSE_UNNAMED
 from lib.wire.session import Script
+from lib.wire.units import gather, text_of
 
 if TYPE_CHECKING:
     from lib.backend.cluster import Group
@@ -78,6 +79,17 @@ class Unit:
     def is_wanted(self) -> bool:
         """Whether somebody is still there for the answer."""
         return not (self.withdrawn or self.frontend.is_gone)
+
+    @property
+    def texts(self) -> list[bytes]:
+        """The statements in it, as far as they are still there."""
+        if self.kind == SIMPLE:
+            return [self.data[5:-1]]
+        read = gather(self.data, 0)[2] if self.kind == EXTENDED and self.script is None else None
+        if read is None:
+            return []
+        used = self.frontend.unnamed if self.wants_unnamed else None
+        return [*([text_of(used)] if used is not None else ()), *read.texts]
 
     @property
     def is_followed(self) -> bool:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 import gevent
 
-from lib.backend import dialogue, tuning
+from lib.backend import dialogue, traces, tuning
 from lib.backend.riders import Riders
 from lib.backend.unit import EXTENDED, SIMPLE, SOMEBODYS, Exchange, Unit, Visit
 from lib.errors import ProtocolViolation
+from lib.route.learned import SPOILING
 from lib.route.verdict import Kind
 from lib.wire import messages
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CANCEL_TIMEOUT_S = 10.0
+_MAX_ASKS = 8  # statements of one transaction that are blamed for what it has left
 _MAX_LOSSES = 5  # backends that may die with a read behind others on them, before it counts as the one that died
 
 
@@ -52,6 +54,7 @@ class Worker(Riders):
     placeholders  names of custom settings that the backend knows since it was tuned to them
     is_lost       its end was not ours, nor that of a frontend which left it in the middle of something
     unsure        it may know custom settings that no text has shown
+    asks          statements that may have left something no text shows: it is asked before it is cleaned
     drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
     ddl           the catalog was changed in a transaction that is still open
     defines       a statement was prepared that may change the catalog whenever it is run
@@ -61,6 +64,7 @@ class Worker(Riders):
         "_after_cancel",
         "_left_by",
         "_resume",
+        "asks",
         "cancels",
         "ddl",
         "defines",
@@ -87,6 +91,7 @@ class Worker(Riders):
         self.unclean = self.spoilt = self.ddl = self.defines = self.drew = False
         self.placeholders: frozenset[str] = frozenset()
         self.unsure = self.is_lost = False
+        self.asks: list[bytes] = []
         self._left_by: Frontend | None = None  # whose it was last
         self.cancels = 0
         self.started_at = self.idle_since = time.monotonic()
@@ -293,6 +298,8 @@ class Worker(Riders):
             self.session = self.unclean = True
             self.spoilt = self.spoilt or (verdict.holds and b"." in unit.data)
         self.spoilt = self.spoilt or verdict.spoils
+        if verdict.kind is Kind.OPAQUE and not verdict.holds and not unit.failed and len(self.asks) < _MAX_ASKS:
+            self.asks += [text for text in unit.texts if unit.frontend.router.asks_after(text)]
         if self.ddl and status == b"I":
             self.ddl = False
             self.roster.catalog_changed()
@@ -347,7 +354,10 @@ class Worker(Riders):
         elif self.retiring or self.spoilt:
             self.close()
         elif self.unclean or status != b"I":
-            self._clean(status)
+            if self.asks and status == b"I" and not self.session:
+                self._ask_for_traces()
+            else:
+                self._clean(status)
         elif self.unsure and not self.roster.customs <= self.placeholders:
             self._ask_for_customs()
         else:
@@ -372,6 +382,23 @@ class Worker(Riders):
         is_tuned = group.settings == self.group.settings and self.placeholders <= group.placeholders
         self.group = group if is_tuned else self.roster.cleaned_group
 
+    def _ask_for_traces(self) -> None:
+        """See what opaque statements have left, which the text does not show, before it is taken away."""
+
+        def answered(exchange: Exchange) -> None:
+            self.unnamed = None
+            if exchange.error is None:  # else nothing is known, and the worker is cleaned all the same
+                left = traces.read(map(messages.read_data_row, exchange.rows))
+                self.spoilt = self.spoilt or not SPOILING.isdisjoint(left)
+                self.roster.pool.cluster.left(login.database, texts, left)
+            self.reclaim()
+
+        texts, self.asks = self.asks, []
+        login = self.roster.login
+        self.state = State.BUSY
+        self.in_flight.append(Exchange("look", answered))
+        self.stream.write(messages.query(traces.ask(login.user, self.group.settings, self.roster.customs)))
+
     def _clean(self, status: bytes) -> None:
         def cleaned(exchange: Exchange) -> None:
             if exchange.error is not None:
@@ -379,6 +406,7 @@ class Worker(Riders):
             elif exchange.purpose == tuning.CLEAN:
                 self.session = self.unclean = self.defines = self.drew = False
                 self.unnamed = None
+                self.asks.clear()
                 self.group = self.roster.bare_group
                 self.reclaim()
 

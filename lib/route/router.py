@@ -6,12 +6,14 @@ Pure. The memo is bounded in entries and in bytes; when it is full it is emptied
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lib.route.catalog import Catalog
 from lib.route.classify import classify
 from lib.route.known import Known
+from lib.route.learned import Learned
 from lib.route.shape import shape
-from lib.route.verdict import Verdict
+from lib.route.verdict import Kind, Verdict
 
 MAX_REMEMBERED = 4096  # bytes; of a longer shape nothing is kept
 MAX_BYTES = 8 << 20  # bytes of shapes kept in all
@@ -36,6 +38,8 @@ class Router:
     def __init__(self, catalog: Catalog, max_entries: int = 10000) -> None:
         self._catalog = catalog
         self._max_entries = max_entries
+        self._learned = Learned()
+        self._scanned = catalog
         self._memo: dict[bytes, Known] = {}  # by shape
         self._stems: dict[bytes, Known] = {}  # by the text before a number at its end
         self._zeros: dict[bytes, Known] = {}  # by the text with each digit a 0
@@ -52,11 +56,30 @@ class Router:
     def catalog(self, catalog: Catalog) -> None:
         if catalog != self._catalog:
             self._forget()
+        if catalog != self._scanned and not catalog.is_unknown:
+            self._learned.changed()
+            self._scanned = catalog
         self._catalog = catalog
 
     def verdict(self, text: bytes) -> Verdict:
         """Say what `text` (as in Query or Parse, without the trailing NUL) is and leaves behind."""
         return self.known(text).verdict
+
+    def asks_after(self, text: bytes) -> bool:
+        """Count a run of `text`: True when it is opaque and its backend should be asked what it has left."""
+        verdict = self.verdict(text)
+        may_ask = verdict.kind is Kind.OPAQUE and not verdict.holds and not self._catalog.is_unknown
+        return may_ask and self._learned.is_due(shape(text))
+
+    def left(self, text: bytes, traces: Sequence[str]) -> bool:
+        """A run of `text` was found to have left `traces` (of backend.traces) in its session: True when that is new."""
+        key = shape(text)
+        if not self._learned.left(key, traces):
+            return False
+        known = self._memo.get(key)
+        if known is not None:
+            known.verdict = self._learned.apply(key, known.verdict)
+        return True
 
     def known(self, text: bytes) -> Known:
         """The verdict of `text`, and what its shape has cost so far."""
@@ -86,7 +109,8 @@ class Router:
         key = shape(text)
         found = self._memo.get(key)
         if found is None:
-            found = Known(classify(key, self._catalog))  # the shape says the same, and is shorter
+            verdict = classify(key, self._catalog)  # the shape says the same, and is shorter
+            found = Known(self._learned.apply(key, verdict))
             self._remember(self._memo, key, found)
         return found
 
