@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lib.backend.worker import Worker
     from lib.config import Settings
 
-_NOT_VIRTUAL = Virtual.NONE
+_NOT_VIRTUAL, _WRITE = Virtual.NONE, Kind.WRITE
 MAX_PENDING = 200  # units that a frontend may pipeline before it is read on
 _IDLE_ONLY = ("57P05",)  # idle_session_timeout: the server says it only while it is idle, so nothing of ours has run
 _QUERY = ord("Q")
@@ -211,6 +211,8 @@ class Frontend:
                 self.unit = unit
                 self.cluster.dispatch(unit)
                 return
+        if not known.marks:
+            unit.marks = False
         self.submit(unit)
 
     def _extended(self, data: bytes, read: Extended) -> None:
@@ -222,8 +224,10 @@ class Frontend:
         for text in texts[1:]:
             verdict = combine(verdict, self.router.verdict(text))
         unit = Unit(self, data, EXTENDED, verdict)
-        if known is not None and known.rides and len(texts) == 1 and not read.names:
-            unit.known = known
+        if known is not None and len(texts) == 1 and not read.names:
+            unit.marks = known.marks
+            if known.rides:
+                unit.known = known
         unit.names = read.names
         unit.parse_unnamed = read.parse_unnamed
         unit.drops_unnamed = read.drops_unnamed
@@ -245,7 +249,7 @@ class Frontend:
         if self._virtual is not _NOT_VIRTUAL:
             self._answer_virtually(unit)
             return
-        if unit.verdict.kind > Kind.WRITE:
+        if unit.verdict.kind > _WRITE:
             error = self.refusal(unit.verdict)
             if error is not None:
                 self._refuse(unit, messages.error_response(error))

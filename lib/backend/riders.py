@@ -103,7 +103,7 @@ class Riders(Relay):
         for unit in units:
             self.ride(unit)
 
-    def learn(self, head: Unit, answered: int, size: int, since: float, at: float) -> None:
+    def _learn(self, head: Unit, answered: int, size: int, since: float, at: float) -> None:
         """Bytes arrived `at` a moment, `since` then `head` had been running; with them so many units were answered."""
         if not answered:
             self._large += size
@@ -139,11 +139,17 @@ class Riders(Relay):
             if trial.cost_s != inf:
                 self.roster.became_quick()
 
-    def _feed(self, data: bytes) -> None:
-        """Pass on the whole answers of reads that have the backend from nobody but for their time; a Relay does it for
-        all others, and for whatever is not as usual."""
-        position, stop, in_flight = 0, len(data), self.in_flight
-        if self.holder is None and not self._parts and not self._skip:
+    def feed_reads(self, data: bytes) -> None:
+        """Take bytes from the backend while nobody holds it: pass on the whole answers of reads, and leave whatever is
+        not as usual to `_feed`."""
+        in_flight = self.in_flight
+        head = in_flight[0] if in_flight else None
+        if head is None or head.known is None:
+            self._feed(data)
+            return
+        at, since, processed = monotonic(), self.head_since, self.processed
+        position, stop = 0, len(data)
+        if not self._parts and not self._skip:
             while in_flight:
                 unit = in_flight[0]
                 if unit.known is None or unit.swallow:
@@ -151,21 +157,22 @@ class Riders(Relay):
                 end, last, seen = scan(data, position, stop)
                 if last != READY_TAG or seen != READY or data[end - 1] != _IDLE:
                     break
-                if len(in_flight) == 1:
-                    if end < stop:
-                        break
-                    in_flight.clear()
-                    self._note_unnamed(unit)
-                    self._drained()
-                else:
-                    in_flight.popleft()
-                self.processed += 1
+                if end < stop and len(in_flight) == 1:
+                    break  # nobody has asked for what comes behind
                 frontend = unit.frontend
                 frontend.stream.write(data[position:end] if position or end < stop else data)
+                in_flight.popleft()
+                self.processed += 1
+                if not in_flight:
+                    self._note_unnamed(unit)
+                    self._drained()
                 frontend.read_done(unit)
                 position = end
         if position < stop:
-            super()._feed(data[position:] if position else data)
+            self._feed(data[position:] if position else data)
+        self._learn(head, self.processed - processed, stop, since, at)
+        if self.open_to is not None and self.roster.waiting.quick:
+            self.roster.fill(self)
 
     def look(self, now: float) -> None:
         """Keep the limits of a head that others ride behind."""

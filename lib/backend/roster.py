@@ -16,6 +16,7 @@ import gevent
 from lib.backend import dialogue, dispatch
 from lib.backend.riders import Riders
 from lib.backend.unit import Unit, Visit
+from lib.backend.upkeep import Upkeep
 from lib.backend.waiting import Waiting
 from lib.backend.worker import State, Worker
 from lib.errors import NoWorkerInTime, PoolError, ServerRefused
@@ -55,7 +56,7 @@ class Roster:
         # Of a cleaned worker that knows custom settings: no frontend is in it, so it is asked whether it may serve.
         self.cleaned_group: Group = type(self.bare_group)(login, ())
         self.workers: list[Worker] = []
-        self.idle: list[Worker] = []
+        self.idle: list[Upkeep] = []
         self.batches: list[Riders] = []
         self.waiting = Waiting()
         self.starting = self.relayed = 0
@@ -191,7 +192,7 @@ class Roster:
             self.batches[index].is_awaited = True
             self.batches[index].close_batch()
 
-    def worker_idle(self, worker: Worker) -> None:
+    def worker_idle(self, worker: Upkeep) -> None:
         """A worker is free: the next unit is its, and what may ride behind it, or it waits for one."""
         waiting = self.waiting
         if waiting.quick or waiting.alone:
@@ -213,7 +214,7 @@ class Roster:
         worker.idle_since = time.monotonic()
         self.idle.append(worker)
 
-    def _put_on(self, worker: Worker, unit: Unit | Visit, now: float) -> None:
+    def _put_on(self, worker: Upkeep, unit: Unit | Visit, now: float) -> None:
         known = unit.known
         alike: list[Unit] = []
         if self.rider_limit > 0 and known is not None and worker.group is unit.group and known.may_be_tried(now):
@@ -381,7 +382,7 @@ class Roster:
 
     # --- what workers learn ------------------------------------------------------------------------------------------
 
-    def group_seen(self, worker: Worker) -> None:
+    def group_seen(self, worker: Upkeep) -> None:
         """The ParameterStatus values of a worker are those of the group that it is tuned to."""
         worker.parameters_changed = False
         if self.pool.is_primary:
@@ -423,12 +424,12 @@ class Roster:
                 self._crowded_since = now
                 self.grow()
             return
-        for worker in self.idle[:]:
+        for idle in self.idle[:]:
             shared, needed = self.shared, self.needed
             if dispatch.is_surplus(shared, needed, settings.max_workers) or dispatch.may_shrink(
-                shared, needed, now - worker.idle_since, settings.idle_timeout
+                shared, needed, now - idle.idle_since, settings.idle_timeout
             ):
-                worker.retire()
+                idle.retire()
         self.ensure()
 
     def _retire_oldest(self, now: float) -> None:
@@ -460,8 +461,8 @@ class Roster:
             worker.unclean = True
             worker.close_batch()
         idle, self.idle = self.idle, []
-        for worker in idle:
-            worker.reclaim()
+        for each in idle:
+            each.reclaim()
 
     def close(self) -> None:
         """The server is no longer used: idle workers go now, others when they are done; what waits goes elsewhere."""

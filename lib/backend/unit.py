@@ -37,6 +37,7 @@ class Unit:
     data            what is sent when a worker takes it: all of it, or for a streamed unit the first part
     kind            SIMPLE, EXTENDED or CALL
     verdict         what route says of it
+    marks           it may leave something behind on the backend, apart from numbers drawn from sequences
     known           where it is a read that leaves nothing behind, what is known of such reads; else None
     names           it parses a named statement, which stays in the session
     parse_unnamed   the Parse of the unnamed statement that it leaves behind, or None
@@ -57,6 +58,7 @@ class Unit:
 
     # Defaults of the class, not assignments: a unit is made for every statement, and few of these are ever set.
     names = open = withdrawn = is_canceled = answered = failed = drops_unnamed = wants_unnamed = False
+    marks = True
     parse_unnamed: bytes | None = None
     known: Known | None = None
     script: Script | None = None

@@ -15,6 +15,7 @@ from math import inf
 
 from lib.route.verdict import Kind, Verdict
 
+_LEAVE_NOTHING = (Kind.SHAREABLE, Kind.WRITE, Kind.TRANSACTION)
 TRIED_TOGETHER = 16
 _LOOK = 4  # runs of which the average is taken, as the process may be late for one and early for the next
 _RISE = 0.01  # how fast the cost follows runs that took longer
@@ -28,17 +29,20 @@ class Known:
     """The verdict of a shape, and its pace.
 
     rides    whether such a statement may share a backend at all: a read that leaves nothing behind
+    marks    whether it may leave anything behind in the session, apart from numbers drawn from sequences
     cost_s   how long one takes a backend when nothing is in its way; inf while it must run alone
     """
 
     __slots__ = (
-        "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_runs", "_time_s", "_until", "cost_s", "rides", "verdict",
+        "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_runs", "_time_s", "_until",
+        "cost_s", "marks", "rides", "verdict",
     )  # fmt: skip
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Verdict, names_setting: bool = True) -> None:
         self.verdict = verdict
         leaves = verdict.clean or verdict.holds or verdict.session or verdict.spoils or verdict.resets or verdict.ddl
         self.rides = verdict.kind is Kind.SHAREABLE and not leaves
+        self.marks = bool(leaves) or names_setting or verdict.kind not in _LEAVE_NOTHING
         self.cost_s = inf
         self._low_s = inf
         self._time_s = 0.0  # of the runs that are not averaged yet

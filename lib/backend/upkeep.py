@@ -1,0 +1,281 @@
+"""What a backend has of the frontends that it served, and how it is made fit for the next one.
+
+Green by what it writes to; it never parks. A worker is tuned to the group of the unit that it gets, and cleaned when
+its frontend has left, or may have left, something in the session. Whenever nothing is known for sure the backend is
+asked, cleaned or closed. `Worker` is the only one that has an Upkeep.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from lib.backend import dialogue, traces, tuning
+from lib.backend.riders import Riders
+from lib.backend.unit import EXTENDED, SIMPLE, SOMEBODYS, Exchange, Unit, Visit
+from lib.route.learned import SPOILING
+from lib.route.verdict import Kind
+from lib.wire import messages
+
+if TYPE_CHECKING:
+    from lib.backend.cluster import Group
+    from lib.backend.roster import Roster
+    from lib.frontend import Frontend
+
+log = logging.getLogger(__name__)
+
+_MAX_ASKS = 8  # statements of one transaction that are blamed for what it has left
+
+
+class State(Enum):
+    IDLE = "idle"  # in its roster, for anybody
+    BUSY = "busy"  # something is in flight
+    HELD = "held"  # between two units of the frontend that has it
+    CLOSED = "closed"
+
+
+class Upkeep(Riders):
+    """The state of a worker's backend.
+
+    group         what it is tuned to
+    unclean       nobody else gets it before DISCARD ALL
+    spoilt        nobody else gets it at all: it may know a custom setting, and a backend never forgets the name of one
+    placeholders  names of custom settings that the backend knows since it was tuned to them
+    unsure        it may know custom settings that no text has shown
+    asks          statements that may have left something no text shows: it is asked before it is cleaned
+    drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
+    ddl           the catalog was changed in a transaction that is still open
+    defines       a statement was prepared that may change the catalog whenever it is run
+    cancels       CancelRequests that may be on their way to it
+    """
+
+    __slots__ = (
+        "_left_by", "_resume", "asks", "cancels", "ddl", "defines", "drew", "group", "idle_since", "placeholders",
+        "spoilt", "state", "unclean", "unsure",
+    )  # fmt: skip
+
+    def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
+        super().__init__(roster, backend)
+        self.group: Group = roster.bare_group
+        self.state = State.IDLE
+        self.idle_since = 0.0
+        self.unclean = self.spoilt = self.unsure = self.ddl = self.defines = self.drew = False
+        self.placeholders: frozenset[str] = frozenset()
+        self.asks: list[bytes] = []
+        self.cancels = 0
+        self._left_by: Frontend | None = None  # whose it was last
+        self._resume: Callable[[], None] | None = None  # waits until the server has closed the cancel connection
+
+    @abstractmethod
+    def retire(self) -> None:
+        """Close now when idle, else when what it does is done."""
+
+    @abstractmethod
+    def put(self, unit: Unit | Visit) -> None:
+        """Have `unit` run."""
+
+    def may_serve(self, group: Group) -> bool:
+        """Whether nothing of earlier groups would show in `group`: the name of a custom setting never goes away."""
+        return not self.placeholders or self.placeholders <= group.placeholders
+
+    # --- before a unit -----------------------------------------------------------------------------------------------
+
+    def _tune(self, unit: Unit | Visit, sql: str) -> None:
+        def tuned(exchange: Exchange) -> None:
+            if exchange.error is not None:
+                # Who knows what it is tuned to now: the worker goes, and the frontend is told why. Unless it was tuned
+                # to another group before, whose statement_timeout (say) held until now: then a new worker tries.
+                was_bare = self.group in (self.roster.bare_group, self.roster.cleaned_group)
+                self.close()
+                if not was_bare:
+                    self.roster.requeue(unit)
+                elif unit.is_wanted:
+                    unit.refuse(exchange.error)
+                return
+            if sql == tuning.FORGET_NUMBERS:
+                self.drew = False
+            else:
+                self.group = unit.group
+            self.unnamed = None  # as after every simple query
+            self.placeholders |= unit.group.placeholders
+            self.roster.group_seen(self)
+            self.put(unit)
+
+        self.in_flight.append(Tuning(unit, tuned))
+        self.stream.write(messages.query(sql))
+
+    def run_restore(self, sql: str, then: Callable[[], None]) -> None:
+        """Bring back startup values that the holder's RESET has taken away; `then` is called when they are."""
+
+        def restored(exchange: Exchange) -> None:
+            self.state = State.HELD
+            self.unnamed = None
+            if exchange.error is not None:
+                log.warning("%r could not restore startup settings: %s", self, messages.error_fields(exchange.error))
+            then()
+
+        self.state = State.BUSY
+        if self.cancels:
+            self._resume = lambda: self.run_restore(sql, then)
+            return
+        self.in_flight.append(Exchange("restore", restored))
+        self.stream.write(messages.query(sql))
+
+    # --- after a unit ------------------------------------------------------------------------------------------------
+
+    def _note_unnamed(self, unit: Unit) -> None:
+        # Of what is in flight this was the last, so that the unnamed statement is what it has left.
+        if unit.kind == SIMPLE:
+            self.unnamed = None
+        elif unit.kind == EXTENDED and (unit.failed or unit.wants_unnamed or unit.parse_unnamed or unit.drops_unnamed):
+            self.unnamed = SOMEBODYS if unit.failed else unit.unnamed_after(unit.frontend.unnamed)
+
+    def _note_marks(self, unit: Unit, status: bytes) -> None:
+        # What the unit may have left behind on the backend, for when it is given back.
+        verdict = unit.verdict
+        self.drew = self.drew or verdict.kind >= Kind.WRITE
+        self._note_customs(unit)
+        self.unclean = self.unclean or verdict.clean or bool(verdict.resets)
+        self.defines = self.defines or (unit.names and verdict.ddl)
+        self.ddl = self.ddl or verdict.ddl or (self.defines and unit.kind == EXTENDED)
+        if verdict.holds or unit.names:
+            self.session = self.unclean = True
+            self.spoilt = self.spoilt or (verdict.holds and b"." in unit.data)
+        self.spoilt = self.spoilt or verdict.spoils
+        if verdict.kind is Kind.OPAQUE and not verdict.holds and not unit.failed and len(self.asks) < _MAX_ASKS:
+            self.asks += [text for text in unit.texts if unit.frontend.router.asks_after(text)]
+        if self.ddl and status == b"I":
+            self.ddl = False
+            self.roster.catalog_changed()
+
+    def _note_customs(self, unit: Unit) -> None:
+        # A streamed unit is not kept, and what OPAQUE ones run is not seen: then the backend itself is asked.
+        self.unsure = self.unsure or unit.verdict.kind is Kind.OPAQUE or unit.script is not None
+        text = unit.data[5:]  # the length of a Query could be taken for a letter
+        if unit.wants_unnamed and unit.frontend.unnamed is not None:
+            text += unit.frontend.unnamed
+        names = tuning.customs(text)
+        # Which setting a prepared statement sets may be a parameter, at any time.
+        self.spoilt = self.spoilt or (unit.names and b"set_config" in text.lower())
+        if names:
+            self._learn_customs(unit.frontend, names)
+
+    def _learn_customs(self, frontend: Frontend, names: frozenset[str]) -> None:
+        self.placeholders |= names
+        self.roster.learn_customs(names)
+        frontend.move(self.roster.pool.cluster.group_with(frontend.group, names))
+
+    def _ask_for_customs(self) -> None:
+        """See which custom settings the backend knows, of those that have ever been seen in this database."""
+
+        def answered(exchange: Exchange) -> None:
+            if exchange.error is not None:
+                self.close(f"could not be looked at: {messages.error_fields(exchange.error).get('M')}")
+                return
+            self.unsure = False
+            self.unnamed = None
+            names = frozenset(messages.read_data_row(row)[0] or "" for row in exchange.rows)
+            self.placeholders |= names
+            if names and self._left_by is not None:
+                self._learn_customs(self._left_by, names)
+            self.reclaim()
+
+        self.state = State.BUSY
+        self.in_flight.append(Exchange("look", answered))
+        self.stream.write(messages.query(tuning.ask_for(self.roster.customs - self.placeholders)))
+
+    # --- between two frontends ---------------------------------------------------------------------------------------
+
+    def reclaim(self, status: bytes = b"I") -> None:
+        """Nobody has the worker any more and nothing is in flight: make it fit for the next, or close it."""
+        if self.holder is not None:
+            self._left_by = self.holder
+        self.holder = None
+        self._discarded = 0
+        if self.state is State.CLOSED:
+            return
+        if self.cancels:
+            self.state = State.BUSY
+            self._resume = lambda: self.reclaim(status)
+        elif self.retiring or self.spoilt:
+            self.close()
+        elif self.unclean or status != b"I":
+            if self.asks and status == b"I" and not self.session:
+                self._ask_for_traces()
+            else:
+                self._clean(status)
+        elif self.unsure and not self.roster.customs <= self.placeholders:
+            self._ask_for_customs()
+        else:
+            self.unsure = False
+            if not self.placeholders <= self.group.placeholders:
+                self._regroup()
+            self._left_by = None
+            self.state = State.IDLE
+            if self.parameters_changed:
+                self.roster.group_seen(self)
+            self.roster.worker_idle(self)
+
+    def _drained(self) -> None:
+        self.close_batch()
+        self.reclaim()
+
+    def _stale_answered(self, stale: Exchange) -> None:
+        self.head_since = time.monotonic()
+        if not self.in_flight:
+            self._drained()
+
+    def _regroup(self) -> None:
+        # It knows more than those of its group do: it is of the group that the last frontend is in now, where that is
+        # tuned alike, or else of one that no frontend is in, so that it is asked whether it may serve.
+        group = self._left_by.group if self._left_by is not None else self.roster.cleaned_group
+        is_tuned = group.settings == self.group.settings and self.placeholders <= group.placeholders
+        self.group = group if is_tuned else self.roster.cleaned_group
+
+    def _ask_for_traces(self) -> None:
+        """See what opaque statements have left, which the text does not show, before it is taken away."""
+
+        def answered(exchange: Exchange) -> None:
+            self.unnamed = None
+            if exchange.error is None:  # else nothing is known, and the worker is cleaned all the same
+                left = traces.read(map(messages.read_data_row, exchange.rows))
+                self.spoilt = self.spoilt or not SPOILING.isdisjoint(left)
+                self.roster.pool.cluster.left(login.database, texts, left)
+            self.reclaim()
+
+        texts, self.asks = self.asks, []
+        login = self.roster.login
+        self.state = State.BUSY
+        self.in_flight.append(Exchange("look", answered))
+        self.stream.write(messages.query(traces.ask(login.user, self.group.settings, self.roster.customs)))
+
+    def _clean(self, status: bytes) -> None:
+        def cleaned(exchange: Exchange) -> None:
+            if exchange.error is not None:
+                self.close(f"could not be cleaned: {messages.error_fields(exchange.error).get('M')}")
+            elif exchange.purpose == tuning.CLEAN:
+                self.session = self.unclean = self.defines = self.drew = False
+                self.unnamed = None
+                self.asks.clear()
+                self.group = self.roster.bare_group
+                self.reclaim()
+
+        self.state = State.BUSY
+        steps = (tuning.CLEAN,) if status == b"I" else (tuning.ROLLBACK, tuning.CLEAN)
+        self.in_flight.extend(Exchange(sql, cleaned) for sql in steps)
+        self.stream.write(b"".join(messages.query(sql) for sql in steps))
+
+
+class Tuning(Exchange):
+    """The tuning that goes before a unit."""
+
+    __slots__ = ("unit",)
+    is_shown = False
+
+    def __init__(self, unit: Unit | Visit, then: Callable[[Exchange], None]) -> None:
+        super().__init__("tune", then)
+        self.unit = unit
