@@ -26,6 +26,16 @@ class WaitingUnit:
     queued_at: float = 0.0
 
 
+@dataclass
+class Batch:
+    open_to: str | None
+    in_flight: range = range(1)  # only how many is asked
+
+
+def batch(open_to: str | None, ahead: int = 1) -> Batch:
+    return Batch(open_to, range(ahead))
+
+
 # --- how many --------------------------------------------------------------------------------------------------------
 
 
@@ -131,3 +141,100 @@ def test_only_units_close_behind_may_pass():
 def test_units_of_one_group_keep_their_order(groups, group, now):
     index = dispatch.pick_unit([WaitingUnit(each) for each in groups], group, now)
     assert groups[index] not in groups[:index]
+
+
+# --- who may ride ----------------------------------------------------------------------------------------------------
+
+LIMIT_S, DEPTH = 0.001, 32
+CHEAP_S, DEAR_S = 0.00003, 0.0009
+costs = st.sampled_from([CHEAP_S, 0.0002, 0.0004, DEAR_S])
+batches_of_all_kinds = st.lists(st.builds(batch, st.sampled_from(["a", "b", None]), st.integers(1, DEPTH)), max_size=8)
+
+
+def pick_batch(batches: list[Batch], cost_s: float = CHEAP_S, has_idle: bool = False) -> int:
+    return dispatch.pick_batch(batches, "a", cost_s, DEPTH, LIMIT_S, has_idle)
+
+
+def test_cheap_reads_fill_the_first_worker_before_the_next_even_when_one_is_idle():
+    batches = [batch("a", 31), batch("a", 1)]
+    assert pick_batch(batches) == pick_batch(batches, has_idle=True) == 0
+    assert pick_batch([batch("a", 32), batch("a", 31)]) == 1
+
+
+def test_a_read_that_is_not_cheap_goes_to_an_idle_worker_and_else_where_the_fewest_are_ahead():
+    batches = [batch("a", 3), batch("a", 1), batch("a", 2)]
+    assert pick_batch(batches, DEAR_S, has_idle=True) == -1
+    assert pick_batch(batches, DEAR_S) == 1
+
+
+def test_nobody_rides_with_another_group_or_on_a_worker_that_is_closed_to_riders():
+    assert pick_batch([batch("b"), batch(None)]) == -1
+    assert pick_batch([batch("b"), batch(None), batch("a")]) == 2
+
+
+@given(batches_of_all_kinds, costs, st.booleans())
+def test_whoever_rides_finds_room_with_their_own_group(batches, cost_s, has_idle):
+    index = pick_batch(batches, cost_s, has_idle)
+    with_room = [each for each in batches if each.open_to == "a" and len(each.in_flight) < DEPTH]
+    if index >= 0:
+        assert batches[index] in with_room
+    else:
+        assert not with_room or (has_idle and cost_s > CHEAP_S)
+
+
+@given(batches_of_all_kinds, costs)
+def test_the_first_batch_may_always_begin_and_the_dearer_the_reads_the_more(batches, cost_s):
+    assert dispatch.may_begin_batch([], "a", cost_s)
+    if dispatch.may_begin_batch(batches, "a", cost_s):
+        assert dispatch.may_begin_batch(batches, "a", 2 * cost_s)
+
+
+def test_batches_of_cheap_reads_are_few_and_those_of_dear_ones_many():
+    assert not dispatch.may_begin_batch([batch("a")] * 10, "a", CHEAP_S)
+    assert dispatch.may_begin_batch([batch("a")] * 10, "a", DEAR_S)
+    assert not dispatch.may_begin_batch([batch("a")] * 100, "a", DEAR_S)
+
+
+def test_batches_of_other_groups_do_not_keep_a_group_from_its_own():
+    assert dispatch.may_begin_batch([batch("b")] * 10, "a", CHEAP_S)
+
+
+# --- who has a worker alone ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("idle", "batches", "workers", "read_ago_s", "may"),
+    [
+        (0, 5, 20, 9.0, False),
+        (2, 0, 20, 0.0, True),
+        (1, 0, 20, 0.5, False),  # the last one is kept for reads
+        (1, 0, 20, 1.5, True),  # there were none for a while
+        (1, 1, 20, 0.0, True),  # another one takes them
+        (1, 0, 3, 0.0, True),  # of three none is kept
+    ],
+)
+def test_the_last_worker_is_kept_for_quick_reads_while_there_are_any(idle, batches, workers, read_ago_s, may):
+    assert dispatch.may_have_alone(idle, batches, workers, read_ago_s) is may
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+def test_nobody_is_kept_from_idle_workers_for_ever(idle, batches, workers):
+    assert dispatch.may_have_alone(idle, batches, workers, 1e9) == (idle > 0)
+
+
+def test_the_batch_with_the_fewest_in_flight_ends_for_what_wants_a_worker_alone():
+    assert dispatch.pick_to_drain([batch("a", 3), batch("a", 1), batch("a", 2)], 20) == 1
+
+
+def test_the_last_batch_stays_where_there_are_workers_enough():
+    assert dispatch.pick_to_drain([batch("a")], 20) == -1
+    assert dispatch.pick_to_drain([batch("a")], 3) == 0
+    assert dispatch.pick_to_drain([], 3) == -1
+
+
+@given(batches_of_all_kinds, st.integers(0, 20))
+def test_what_was_kept_for_reads_and_what_ends_for_others_are_never_the_same(batches, workers):
+    """Whoever ends a batch for a unit that wants a worker alone must be allowed to give it that worker then."""
+    index = dispatch.pick_to_drain(batches, workers)
+    if index >= 0:
+        assert dispatch.may_have_alone(1, len(batches) - 1, workers, 0.0)
