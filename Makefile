@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-all lint bench docs venv clean
+.PHONY: help demo test test-all proof lint bench docs venv clean
 
 help:
 	@echo "make demo      a primary and two standbys with the pooler in front, until Ctrl-C"
 	@echo "make test      the tests that need nothing but Python packages"
 	@echo "make test-all  all tests; some need Debian packages, npm or Docker, and say which"
-	@echo "               PYTEST_ARGS='-k cancel' chooses among them, here as in make test"
+	@echo "               PYTEST_ARGS='-k cancel' chooses among them, here as in make test;"
+	@echo "               PYTEST_ARGS=--riders=off runs them without riders"
+	@echo "make proof     a million statements by 200 clients, every answer checked, while backends are terminated and"
+	@echo "               statements canceled; PROOF_ARGS=--help says what can be chosen"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     direct, PgBouncer, pgpool-II and pgstmtpool side by side, into docs/benchmarks.md;"
 	@echo "               BENCH_ARGS=--help says what can be chosen"
@@ -27,6 +30,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+proof: $(READY)
+	@$(BIN)/python -m tests.proof $(PROOF_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

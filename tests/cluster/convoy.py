@@ -122,16 +122,17 @@ class Place:
     def wait_running(self, text: str, waiting: str = "") -> tuple[int, int]:
         return wait_until(lambda: self.running(text, waiting), 10, f"{text} to run")
 
-    def unread(self, client_port: int) -> int:
-        """How many bytes wait in the socket of the backend at whose other end is this port of the pool."""
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            _, local, remote, _, queues, *_ = line.split()
-            if (_port(local), _port(remote)) == (self.server.port, client_port):
-                return int(queues.partition(":")[2], 16)
-        return 0
-
     def ids(self) -> set[str]:
         return {name for (name,) in self.look("select id from rows where id <> 'hot'")}
+
+
+def unread_bytes(server_port: int, client_port: int) -> int:
+    """How many bytes wait in the socket of the backend at whose other end is this port."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if (_port(local), _port(remote)) == (server_port, client_port):
+            return int(queues.partition(":")[2], 16)
+    return 0
 
 
 def _port(address: str) -> int:
@@ -261,7 +262,7 @@ class Convoy:
 
     def _is_ridden(self, port: int) -> bool:
         try:
-            return bool(wait_until(lambda: self.place.unread(port), 0.1))
+            return bool(wait_until(lambda: unread_bytes(self.place.server.port, port), 0.1))
         except TookTooLong:
             return False
 

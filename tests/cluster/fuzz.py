@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import random
 import threading
+from typing import NamedTuple
 
 from tests import roles
 from tests.cluster.wire import FLUSH, SYNC, Message, Wire, bind, describe, execute, once, parse, query
@@ -65,28 +66,47 @@ STATE = """
 """
 
 
+class Leak(AssertionError):
+    """Something of another's session was seen."""
+
+
+class Start(NamedTuple):
+    """What a session begins with."""
+
+    schema: str
+    name: str
+    tenant: str | None = None
+    role: str | None = None
+
+
 class Model:
     """What the session of one frontend is, had it a server of its own."""
 
-    def __init__(self, number: int, random: random.Random) -> None:
+    def __init__(self, number: int, random: random.Random, start: Start | None = None) -> None:
         self.number = number
         self.random = random
-        self.schema = random.choice(["leaks_1", "leaks_2", "leaks_3"])
-        self.tenant = random.choice([None, None, f"tenant {random.randrange(3)}"])
-        self.role = random.choice([None, None, "leaks_role"])
-        self.name = f"frontend {number}"
-        self.start = {"search_path": self.schema, "application_name": self.name}
-        if self.tenant is not None:
-            self.start["leaks.tenant"] = self.tenant
-        if self.role:
-            self.start["role"] = self.role
-        self.initial = (self.schema, self.tenant, self.role, self.name)
+        self.schema, self.name, self.tenant, self.role = start or Start(
+            random.choice(["leaks_1", "leaks_2", "leaks_3"]),
+            f"frontend {number}",
+            random.choice([None, None, f"tenant {random.randrange(3)}"]),
+            random.choice([None, None, "leaks_role"]),
+        )
         self.locks: set[int] = set()
         self.has_set_tenant = False
         self.temporary = False
         self.listens = False
         self.unnamed: str | None = None
         self.named: str | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """What the session is now is what it begins with."""
+        self.initial = (self.schema, self.tenant, self.role, self.name)
+        self.start = {"search_path": self.schema, "application_name": self.name}
+        if self.tenant is not None:
+            self.start["leaks.tenant"] = self.tenant
+        if self.role:
+            self.start["role"] = self.role
 
 
 class Frontend(threading.Thread):
@@ -110,12 +130,15 @@ class Frontend(threading.Thread):
         except BaseException as error:
             self.failure = error
 
+    def connect(self) -> Wire:
+        return Wire(self.where, **self.model.start)
+
     def live(self) -> None:
         """One session, that ends somehow."""
         self.lives += 1
         self.model = Model(self.number, self.random)
         self.story.append(f"START {self.model.start}")
-        with Wire(self.where, **self.model.start) as self.session:
+        with self.connect() as self.session:
             self.check()
             for _ in range(self.random.randrange(1, 25)):
                 self.done += 1
@@ -133,6 +156,10 @@ class Frontend(threading.Thread):
     def expect(self, found: object, expected: object, what: str) -> None:
         assert found == expected, f"{what}: {found!r} instead of {expected!r}"
 
+    def expect_state(self, found: object, expected: object, what: str) -> None:
+        if found != expected:
+            raise Leak(f"{what}: {found!r} instead of {expected!r}")
+
     def values(self, *parts: bytes, keeps_unnamed: bool = False) -> list[list[str | None]]:
         """Rows of one unit, which must not fail, and have nothing in it that belongs to others."""
         if not keeps_unnamed:
@@ -149,15 +176,16 @@ class Frontend(threading.Thread):
         model = self.model
         row = self.values(query(STATE) if self.random.random() < 0.5 else once(STATE))[0]
         user = model.role or roles.TRUST.name
-        self.expect(row[0:4], [user, roles.TRUST.name, model.schema, model.name], "role, search_path, application_name")
-        self.expect(row[4], "4MB", "work_mem")
+        expected = [user, roles.TRUST.name, model.schema, model.name]
+        self.expect_state(row[0:4], expected, "role, search_path, application_name")
+        self.expect_state(row[4], "4MB", "work_mem")
         # Who has set it and reset it again finds '' on a connection of its own, too.
-        self.expect(None if row[5] == "" and model.has_set_tenant else row[5], model.tenant, "tenant")
-        self.expect(row[7], str(len(model.locks)), "advisory locks")
-        self.expect(row[8], "1" if model.temporary else "0", "temporary tables")
-        self.expect(row[9], "1" if model.listens else "0", "channels")
-        self.expect(row[10], "1" if model.named else "0", "prepared statements")
-        self.expect(
+        self.expect_state(None if row[5] == "" and model.has_set_tenant else row[5], model.tenant, "tenant")
+        self.expect_state(row[7], str(len(model.locks)), "advisory locks")
+        self.expect_state(row[8], "1" if model.temporary else "0", "temporary tables")
+        self.expect_state(row[9], "1" if model.listens else "0", "channels")
+        self.expect_state(row[10], "1" if model.named else "0", "prepared statements")
+        self.expect_state(
             self.values(query("select name from whose")), [[model.schema.replace("leaks_", "schema ")]], "table"
         )
 
@@ -210,7 +238,7 @@ class Frontend(threading.Thread):
                 self.values(part)
                 self.values(query("rollback"))
             return
-        with Wire(self.where, **self.model.start) as other:
+        with self.connect() as other:
             other.ask(part)
             if self.random.random() < 0.5:
                 other.ask(query("select 1"))

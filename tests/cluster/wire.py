@@ -108,7 +108,7 @@ class Wire:
 
     def __init__(
         self, where: object, *, version: int = PROTOCOL_3_0, login: bool = True, user: str = roles.TRUST.name,
-        database: str = roles.DATABASE, **parameters: str,
+        database: str = roles.DATABASE, timeout_s: float = TIMEOUT_S, **parameters: str,
     ) -> None:  # fmt: skip
         host, port = where if isinstance(where, tuple) else (where.host, where.port)  # type: ignore[attr-defined]
         if host.startswith("/"):
@@ -116,7 +116,7 @@ class Wire:
             self.sock.connect(f"{host}/.s.PGSQL.{port}")
         else:
             self.sock = socket.create_connection((host, port))
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(timeout_s)
         self.address = self.sock.getpeername()
         self._rest = b""
         self.parameters: dict[str, str] = {}
@@ -155,10 +155,10 @@ class Wire:
             self.key = (struct.unpack_from("!I", found.body)[0], found.body[4:])
         return found
 
-    def until(self, tag: str) -> list[Message]:
-        """All messages up to one of this type; up to the end when there is none."""
+    def until(self, tags: str) -> list[Message]:
+        """All messages up to one of these types; up to the end when there is none."""
         found = []
-        while not found or found[-1].tag != tag:
+        while not found or found[-1].tag not in tags:
             try:
                 found.append(self.receive())
             except (EOFError, ConnectionResetError):

@@ -1,0 +1,31 @@
+"""The proof run (`make proof`) in short: what tests/proof says must hold, on every release that matters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.pooler import PROJECT
+
+RUNS = [
+    pytest.param(13, "on", 8_000, marks=pytest.mark.needs_npm, id="13"),
+    pytest.param(15, "on", 8_000, marks=pytest.mark.needs_debian, id="15"),
+    pytest.param(16, "on", 20_000, id="16"),
+    pytest.param(16, "off", 20_000, id="16-off"),
+    pytest.param(18, "on", 8_000, id="18"),
+]
+
+
+@pytest.mark.time_limit_s(300)
+@pytest.mark.parametrize(("version", "riders", "statements"), RUNS)
+def test_every_answer_is_right_nothing_leaks_and_what_is_committed_was_told(version: int, riders: str, statements: int):
+    chosen = ["--version", version, "--riders", riders, "--statements", statements, "--crash-every", 6]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.proof", *map(str, chosen)], cwd=PROJECT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=280, check=False,
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert done.stdout.endswith("it holds\n")

@@ -1,0 +1,417 @@
+"""What the frontends of the proof run do. Every step knows the one right answer, or the few, and accepts no other.
+
+A life is one session. In a tame one nothing is done that a session could hold, so that the pool must never close it,
+whatever happens to backends; all tame lives are in a few groups, whose statements ride. A wild one is one of the leak
+fuzz: settings, temporary tables, locks, channels, prepared statements.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+
+from tests.cluster import fuzz, wire
+from tests.cluster.wire import FLUSH, SYNC, Message, bind, describe, execute, once, parse, query
+from tests.proof.books import Books
+from tests.proof.schema import FACTS, HOT
+from tests.proof.session import CANCELED, Lost, Session, Told, Unknown, Wrong
+
+# What tame lives begin with; most are in the first group. All know the custom setting: a worker that knows it is of no
+# use for those who do not, so that too many of both kinds would have the pool do little else than start workers.
+STARTS = [fuzz.Start("leaks_1", "proof", "tenant 1")] * 6 + [
+    fuzz.Start("leaks_2", "proof", "tenant 1"), fuzz.Start("leaks_1", "proof", "tenant 2"),
+    fuzz.Start("leaks_3", "proof three", "tenant 2", "leaks_role"),
+]  # fmt: skip
+FAILING = [
+    ("select 1 / 0", "22012"), ("select from where", "42601"), ("table leaks.not_there", "42P01"),
+    ("select 'x'::int", "22P02"),
+]
+LEAKY = [
+    "select leaks.leaky_set()", "select leaks.leaky_tenant()", "select leaks.leaky_lock()", "select leaks.leaky_temp()",
+    "select leaks.leaky_listen()", "insert into leaks.triggered values (1, 'x')", "call leaks.leaky_call()",
+    "table leaks.leaky_view", "do $$begin set search_path to leaks_3; set leaks.tenant to 'stolen'; end$$",
+    "update pg_settings set setting = 'leaks_3' where name = 'search_path'", "create temp table left_behind (n int)",
+    "listen leaks_heard", "select pg_advisory_lock(4711)", "set application_name to 'stolen'", "set role leaks_role",
+    "begin; set local search_path to leaks_3", "prepare p as select 1", "load 'auto_explain'",
+]  # fmt: skip
+TAME_STEPS = 400
+WILD_EVERY = 10  # so many frontends have one among them whose lives are wild
+PHASE_S = 4.0  # so long whoever changes the catalog or sessions does so, and so long he rests
+UNSET_EVERY = 40  # and so many one in whose lives the custom setting may not be known
+
+
+def is_calm() -> bool:
+    """Whether it is a time in which nobody changes the catalog, so that the pool knows what is harmless.
+
+    Else it hardly ever would: whatever may have changed the catalog has it scanned again, and nothing rides meanwhile.
+    """
+    return time.monotonic() % (2 * PHASE_S) < PHASE_S
+
+
+class Frontend(fuzz.Frontend):
+    """One frontend, life after life, until the books say that all is done, or spoilt.
+
+    is_over   asked before every step
+    """
+
+    session: Session
+
+    def __init__(self, where: object, number: int, seed: int, books: Books, is_over: Callable[[], bool]) -> None:
+        super().__init__(where, number, seed, steps=0)
+        self.books = books
+        self.counts = books.counts
+        self.is_over = is_over
+        self.is_wild = number % WILD_EVERY == WILD_EVERY - 1
+        self.model = fuzz.Model(number, self.random)
+        self.knows_tenant = number % UNSET_EVERY != UNSET_EVERY - 1
+
+    # --- lives ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while not self.is_over() and not self.books.is_spoilt:
+            if self.is_wild and is_calm():
+                time.sleep(0.1)
+                continue
+            try:
+                self.live() if self.is_wild else self.live_tamely()
+            except Told:
+                if not self.is_wild:
+                    self.books.wrong.append(f"{self}: what was told ended a session that holds nothing")
+            except AssertionError as error:
+                kind = self.books.leaked if isinstance(error, fuzz.Leak) else self.books.wrong
+                kind.append(f"{self}: {error}")
+            except Exception as error:
+                self.books.wrong.append(f"{self}: {error!r}")
+
+    def __repr__(self) -> str:
+        return f"frontend {self.number} {self.model.initial} after {list(self.story)[-4:]}"
+
+    def connect(self) -> Session:
+        self.counts["sessions"] += 1
+        if self.knows_tenant and "leaks.tenant" not in self.model.start:
+            self.model.tenant = "tenant 0"
+            self.model.begin()
+        return Session(self.where, self.counts, holds=self.is_wild, **self.model.start)
+
+    def live_tamely(self) -> None:
+        self.lives += 1
+        self.model = fuzz.Model(self.number, self.random, self.random.choice(STARTS))
+        self.story.append(f"START {self.model.start}")
+        with self.connect() as self.session:
+            steps = self.random.choices(*STEPS, k=self.random.randrange(1, TAME_STEPS))
+            for step in steps:
+                if self.is_over() or self.books.is_spoilt:
+                    break
+                self.done += 1
+                self.story.append(step.__name__)
+                try:
+                    step(self)
+                except Unknown:
+                    self.counts["reads that are unknown"] += 1
+            if self.random.random() < 0.3:
+                self.vanish_with_a_row()
+            else:
+                self.say_goodbye()
+
+    # --- what is asked ----------------------------------------------------------------------------------------------
+
+    def word(self) -> str:
+        self.done += 1
+        return f"{self.number}/{self.lives}/{self.done}"
+
+    def either(self, sql: str) -> bytes:
+        return query(sql) if self.random.random() < 0.5 else once(sql)
+
+    def answer(self, *parts: bytes) -> list[list[str | None]]:
+        """Rows of one unit that must not fail, and say nothing that its frontend has not asked for."""
+        found = self.session.ask(*parts)
+        strange = [each for each in found if each.tag in "EANS"]
+        if strange:
+            raise Wrong(f"{strange}")
+        return [each.values for each in found if each.tag == "D"]
+
+    def told(self, found: list[Message]) -> str:
+        """The SQLSTATE of an answer, or its command tag."""
+        for each in found:
+            if each.tag == "E":
+                return each.fields["C"]
+            if each.tag == "C":
+                return each.body[:-1].decode()
+        return ""
+
+    # --- reads ------------------------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        word = self.word()
+        self.expect(self.answer(self.either(f"select '{word}'")), [[word]], "answer")
+
+    def read_by_parameter(self) -> None:
+        word = self.word()
+        self.expect(self.answer(once("select $1", word)), [[word]], "answer")
+
+    def read_a_row(self) -> None:
+        number = self.random.randrange(1, FACTS)
+        rows = self.answer(self.either(f"select id, note from leaks.facts where id = {number}"))
+        self.expect(rows, [[str(number), f"fact {number}"]], "row")
+
+    def read_a_view(self) -> None:
+        number = self.random.randrange(1, FACTS)
+        rows = self.answer(self.either(f"with v as (table leaks.harmless_view) select note from v where id = {number}"))
+        self.expect(rows, [[f"FACT {number}"]], "row")
+
+    def who_am_i(self) -> None:
+        model = self.model
+        row = self.answer(self.either(
+            "select current_user, session_user, current_setting('search_path'), current_setting('application_name'), "
+            "current_setting('leaks.tenant', true), name, current_setting('work_mem') from whose"
+        ))[0]  # fmt: skip
+        user = model.role or wire.roles.TRUST.name
+        whose = model.schema.replace("leaks_", "schema ")
+        expected = [user, wire.roles.TRUST.name, model.schema, model.name, model.tenant, whose, "4MB"]
+        self.expect_state(row, expected, "state")
+
+    def read_wide(self) -> None:
+        rows, width = self.random.choice([(50, 100), (300, 300), (10, 10_000), (3000, 50)])
+        word = self.word()
+        found = self.answer(
+            self.either(f"select '{word}', n, repeat(chr(97 + n % 26), {width}) from generate_series(1, {rows}) n")
+        )
+        expected = [[word, str(n), chr(97 + n % 26) * width] for n in range(1, rows + 1)]
+        if found != expected:
+            raise Wrong(f"{len(found)} rows of {word} are not the {rows} that were asked for")
+
+    def fail(self) -> None:
+        text, code = self.random.choice(FAILING if is_calm() else [*FAILING, ("selekt", "42601")])
+        found = self.session.ask(self.either(text))
+        self.expect((self.told(found), found[-1].body), (code, b"I"), "error")
+
+    def fail_in_the_middle(self) -> None:
+        """What stands behind an error up to the Sync does not run."""
+        word = self.word()
+        head = parse(f"select '{word}'") + bind() + execute()
+        found = self.session.ask(head, parse("select 1 / (1 - $1::int)"), bind("1"), execute(), once("select 'never'"))
+        self.expect([each.values for each in found if each.tag == "D"], [[word]], "rows before the error")
+        self.expect([each.fields["C"] for each in found if each.tag == "E"], ["22012"], "error")
+
+    def notice(self) -> None:
+        found = self.session.ask(self.either("select to_tsquery('english', 'the')"))
+        self.expect([each.tag for each in found if each.tag in "NED"], ["N", "D"], "notice and row")
+
+    def pipeline(self) -> None:
+        words = [self.word() for _ in range(self.random.randrange(2, 9))]
+        ways = [self.random.randrange(4) for _ in words]
+        units = {0: "select 1 / 0", 1: "select '{}'", 2: "select '{}'", 3: "select '{}'"}
+        self.session.send(*(self.either(units[way].format(word)) for way, word in zip(ways, words, strict=True)))
+        for way, word in zip(ways, words, strict=True):
+            try:
+                found = self.session.until_ready()
+            except Unknown:
+                self.counts["reads that are unknown"] += 1
+                continue
+            rows = [each.values for each in found if each.tag == "D"]
+            self.expect((rows, "E" in [each.tag for each in found]), ([[word]] if way else [], way == 0), "pipeline")
+
+    def page(self) -> None:
+        word = self.word()
+        sql = f"select '{word}', n from generate_series(1, 5) n"
+        rows = self.answer(parse(sql), bind(), execute(rows=2), execute(rows=2), execute(), SYNC)
+        self.expect(rows, [[word, str(n)] for n in range(1, 6)], "pages")
+
+    def binary(self) -> None:
+        number = self.random.randrange(1 << 30)
+        plain = wire.message(b"B", b"\0\0" + struct.pack("!HHHH", 0, 0, 1, 1))
+        found = self.session.ask(parse(f"select {number}"), plain, execute(), SYNC)
+        rows = [each.body for each in found if each.tag == "D"]
+        self.expect(rows, [struct.pack("!HiI", 1, 4, number)], "binary")
+
+    def only_describe(self) -> None:
+        found = self.session.ask(parse("select 1 as one, 'x'::text as two"), describe("S"), SYNC)
+        self.expect("".join(each.tag for each in found), "1tTZ", "description")
+
+    def nothing(self) -> None:
+        self.expect("".join(each.tag for each in self.session.ask(query(""))), "IZ", "nothing")
+
+    def stream(self) -> None:
+        word = self.word()
+        self.session.send(parse("select $1::text"), describe("S"), FLUSH)
+        begun = [each.tag for each in self.session.until("TEZ")]
+        self.session.send(bind(word), execute(), SYNC)
+        found = self.session.until_ready()
+        if begun[-1] == "T":
+            self.expect([each.values for each in found if each.tag == "D"], [[word]], "streamed")
+
+    def slow(self) -> None:
+        """The shape is quick most of the time; that other statements stand behind it is what it is for."""
+        rows = self.random.choice([1, 10, 100, 1000, 200_000])
+        sql = f"select count(*) from (select generate_series(1, {rows})) x{self.random.randrange(30)}"
+        self.expect(self.answer(self.either(sql)), [[str(rows)]], "count")
+
+    def read_locked(self) -> None:
+        shape = int(time.monotonic()) // 4  # after one was caught waiting, another is soon known to be quick
+        sql = f"select note as n{shape} from leaks.locked where id = 1"
+        self.expect(self.answer(self.either(sql)), [["locked"]], "row of a table that is locked at times")
+
+    def look_at_everything(self) -> None:
+        self.check()
+
+    # --- writes -----------------------------------------------------------------------------------------------------
+
+    def insert(self) -> None:
+        self.write_rows(1, lambda ids: self.either(f"insert into leaks.books values ('{ids[0]}')"))
+
+    def insert_by_parameter(self) -> None:
+        self.write_rows(1, lambda ids: once("insert into leaks.books values ($1, 'p')", ids[0]))
+
+    def insert_several(self) -> None:
+        """One unit is one transaction: all of it, or nothing."""
+        def build(ids: list[str]) -> bytes:
+            head, last = [parse("insert into leaks.books values ($1)") + bind(each) + execute() for each in ids]
+            return head + last + SYNC
+
+        self.write_rows(2, build)
+
+    def insert_and_look(self) -> None:
+        (row,) = ids = self.write_rows(1, lambda ids: self.either(f"insert into leaks.books values ('{ids[0]}')"))
+        if ids[0] in self.books.acked:
+            rows = self.answer(self.either(f"select id from leaks.books where id = '{row}'"))
+            self.expect(rows, [[row]], "own row")
+
+    def write_rows(self, count: int, build: Callable[[list[str]], bytes], may_cancel: bool = False) -> list[str]:
+        ids = [self.word() for _ in range(count)]
+        self.session.send(build(ids))
+        try:
+            told = self.told(self.canceled() if may_cancel else self.session.until_ready())
+        except Unknown:
+            self.books.unknown.update(ids)
+            return ids
+        if told == "INSERT 0 1":
+            self.books.acked.update(ids)
+        elif told == CANCELED and may_cancel:
+            self.books.refused.update(ids)
+        else:
+            raise Wrong(f"an INSERT was answered with {told}")
+        return ids
+
+    def add_to_a_hot_row(self) -> None:
+        row = self.random.choice(HOT)
+        try:
+            self.answer(self.either(f"update leaks.hot set n = n + 1 where id = '{row}'"))
+            self.books.added[row] += 1
+        except Unknown:
+            self.books.doubtful[row] += 1
+
+    def copy(self) -> None:
+        ids = [self.word() for _ in range(3)]
+        self.session.send(query("copy leaks.books (id) from stdin"))
+        self.session.judge(self.session.until("GZ"))
+        self.books.unknown.update(ids)
+        self.session.send(*(wire.copy_data(f"{each}\n") for each in ids), wire.COPY_DONE)
+        self.expect(self.told(self.session.until_ready()), "COPY 3", "COPY")
+        self.books.unknown.difference_update(ids)
+        self.books.acked.update(ids)
+
+    def transaction(self) -> None:
+        ids = [self.word() for _ in range(2)]
+        ending = self.random.choice(["commit", "commit", "rollback", "fail"])
+        end, at = "commit" if ending == "commit" else "rollback", "begin"
+        self.books.refused.update(ids)
+        try:
+            self.answer(query("begin"))
+            at = "inside"
+            for row in ids:
+                self.answer(self.either(f"insert into leaks.books values ('{row}')"))
+            if ending == "fail":
+                self.expect(self.told(self.session.ask(self.either("select 1 / 0"))), "22012", "error")
+                self.expect(self.told(self.session.ask(self.either("select 1"))), "25P02", "failed transaction")
+            at = "end"
+            found = self.session.ask(self.either(end))
+            self.expect((self.told(found), found[-1].body), (end.upper(), b"I"), "end")
+        except Unknown:
+            if at == "inside":
+                raise Wrong("a transaction that cannot have been committed was declared unknown") from None
+            if (at, end) == ("end", "commit"):
+                self._book(self.books.unknown, ids)
+        except Lost:
+            self.counts["transactions that were lost"] += 1
+            found = self.session.ask(query(self.random.choice(["rollback", "commit"])))
+            self.expect((self.told(found), found[-1].body), ("ROLLBACK", b"I"), "end of a transaction that is lost")
+        else:
+            if end == "commit":
+                self._book(self.books.acked, ids)
+
+    def _book(self, where: set[str], ids: list[str]) -> None:
+        self.books.refused.difference_update(ids)
+        where.update(ids)
+
+    # --- cancels ----------------------------------------------------------------------------------------------------
+
+    def canceled(self) -> list[Message]:
+        """The answer of what is in flight, and is canceled, be it in time or not."""
+        self.session.may_cancel = True
+        time.sleep(self.random.choice([0.0, 0.0, self.random.random() * 0.004]))
+        self.cancel_what_is_there()
+        try:
+            return self.session.until_ready()
+        finally:
+            self.session.may_cancel = False
+
+    def cancel_what_is_there(self) -> None:
+        self.counts["cancels sent"] += 1
+        self.session.cancel()
+
+    def cancel_a_read(self) -> None:
+        rows = self.random.choice([1, 1, 1000, 200_000])
+        self.session.send(self.either(f"select count(*) from (select generate_series(1, {rows})) canceled"))
+        found = self.canceled()
+        if self.told(found) != CANCELED:
+            self.expect([each.values for each in found if each.tag == "D"], [[str(rows)]], "count")
+
+    def cancel_an_insert(self) -> None:
+        self.write_rows(1, lambda ids: self.either(f"insert into leaks.books values ('{ids[0]}')"), may_cancel=True)
+
+    def cancel_nothing(self) -> None:
+        """What comes next is not canceled instead."""
+        self.cancel_what_is_there()
+        self.read()
+
+    # --- what others may not notice ---------------------------------------------------------------------------------
+
+    def do(self) -> None:
+        self.expect(self.told(self.session.ask(self.either("do $$begin perform 1; end$$"))), "DO", "DO")
+
+    def let_somebody_leak(self) -> None:
+        """Somebody of the same group does to the session what can be done, and leaves."""
+        if is_calm():
+            return self.who_am_i()
+        thief = Session(self.where, self.counts, holds=True, **self.model.start)
+        try:
+            thief.ask(query(self.random.choice(LEAKY)))
+            if self.random.random() < 0.5:
+                thief.ask(query("select 1"))
+                thief.send(wire.TERMINATE)
+        except Told:
+            pass
+        finally:
+            thief.sock.close()
+        return None
+
+    def vanish_with_a_row(self) -> None:
+        row = self.word()
+        self.books.unknown.add(row)
+        self.counts["vanished"] += 1
+        part = self.either(f"insert into leaks.books values ('{row}')")
+        self.session.send(part[: self.random.randrange(len(part) + 1)])
+
+
+WEIGHTS = {
+    Frontend.read: 300, Frontend.read_by_parameter: 120, Frontend.read_a_row: 250, Frontend.read_a_view: 40,
+    Frontend.who_am_i: 60, Frontend.read_wide: 8, Frontend.fail: 30, Frontend.fail_in_the_middle: 10,
+    Frontend.notice: 10, Frontend.pipeline: 20, Frontend.page: 10, Frontend.binary: 10, Frontend.only_describe: 5,
+    Frontend.nothing: 5, Frontend.stream: 5, Frontend.slow: 10, Frontend.read_locked: 20,
+    Frontend.look_at_everything: 4, Frontend.read_with_functions: 20, Frontend.insert: 40,
+    Frontend.insert_by_parameter: 30, Frontend.insert_several: 10, Frontend.insert_and_look: 10,
+    Frontend.add_to_a_hot_row: 15, Frontend.copy: 3, Frontend.transaction: 12, Frontend.cancel_a_read: 6,
+    Frontend.cancel_an_insert: 3, Frontend.cancel_nothing: 3, Frontend.do: 3, Frontend.let_somebody_leak: 3,
+}  # fmt: skip
+STEPS = list(WEIGHTS), list(WEIGHTS.values())
