@@ -119,11 +119,26 @@ def test_a_group_of_few_does_not_wait_for_one_of_many():
     assert result.longest("many") < 50 * MS
 
 
-def test_a_single_writer_has_its_turn_among_many_readers():
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_a_single_writer_has_its_turn_among_readers_who_keep_all_workers_busy(workers):
     write = Statement("write", b"update accounts set n = 1 where id = 7;", 100e-6, wait_s=MS)
-    result = simulate(Load(257, those.split(256, those.always(those.READ), those.always(write)), warm_up_s=0.1))
+    clients = those.split(128, those.always(those.READ), those.always(write))
+    fixed = {"worker_per_fe_cnt": 129, "worker_min_cnt": [workers] * 129, "max_workers": 0}
+    result = simulate(Load(129, clients, seconds=0.2, warm_up_s=0.1, cores=8, settings=fixed))
     assert result.tps("write") > 0
     assert result.longest("write") < 50 * MS
+    assert result.longest("read") < 50 * MS
+
+
+def test_a_group_passes_the_oldest_of_another_for_a_short_time_only():
+    """On one worker, so that each has to be tuned anew."""
+
+    def choose(client, now, random):
+        return Statement("one" if client == 0 else "many", b"update accounts set n = 1 where id = 7;", 100e-6), 0.0
+
+    fixed = {"worker_per_fe_cnt": 33, "max_workers": 0}
+    result = simulate(Load(33, choose, seconds=0.4, warm_up_s=0.1, groups=33, settings=fixed))
+    assert result.longest("one") < 50 * MS
 
 
 # --- the pace of a shape ---------------------------------------------------------------------------------------------
