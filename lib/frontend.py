@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _NOT_VIRTUAL, _WRITE = Virtual.NONE, Kind.WRITE
 MAX_PENDING = 200  # units that a frontend may pipeline before it is read on
 _IDLE_ONLY = ("57P05",)  # idle_session_timeout: the server says it only while it is idle, so nothing of ours has run
-_QUERY = ord("Q")
+_QUERY, _PARSE = b"QP"
 _READ_OUT_S = 10.0  # how long a frontend that was ended may take to read what it was told
 
 
@@ -137,21 +137,33 @@ class Frontend:
 
     def serve(self) -> None:
         """Read until the frontend is gone; leave nothing of it behind."""
-        recv, streaming = self.stream.recv, self.streaming
+        recv, at_once = self.stream.recv, self._at_once
         try:
-            while (data := recv()) and not self.is_gone:
-                size = len(data)
-                if size > 5 and header(data, 0) == (_QUERY, size - 1) and not self._rest and not streaming.is_active:
-                    self._query(data)
-                    if not self.pending and not self.stream.pending:
-                        continue
-                elif not self._take(self._rest + data if self._rest else data):
+            while (data := recv(at_once)) and not self.is_gone:
+                if not self._take(self._rest + data if self._rest else data):
                     break
                 self._hold_back()
         except ProtocolViolation as error:
             self.end(error)
         finally:
             self._leave()
+
+    def _at_once(self, data: bytes) -> bytes | None:
+        """Take in a single whole unit, which is what nearly always arrives, without the thread: None if it was one."""
+        if self._rest or self.streaming.is_active or self.pending or self.is_gone:
+            return data
+        if self.stream.pending > self.settings.client_buffer:
+            return data
+        size = len(data)
+        if size > 5 and header(data, 0) == (_QUERY, size - 1):
+            self._query(data)
+            return None
+        if data[0] == _PARSE:
+            what, end, read = gather(data, 0)
+            if what is Found.EXTENDED and end == size and read is not None:
+                self._extended(data, read)
+                return None
+        return data
 
     def _hold_back(self) -> None:
         """Take no more from a frontend that has sent much, or has much to read, until that is less."""

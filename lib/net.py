@@ -50,7 +50,10 @@ class Stream:
     """
 
     __slots__ = (
+        "_arrived",
+        "_at_once",
         "_drained",
+        "_failure",
         "_hub",
         "_low_water",
         "_outbox",
@@ -83,6 +86,9 @@ class Stream:
         self._write_watcher: Any = None
         self._reading = False  # the read watcher is started
         self._owner: Any = None  # the green thread parked in recv
+        self._at_once: Callable[[bytes], bytes | None] | None = None
+        self._arrived: bytes | None = None  # for that thread
+        self._failure: Exception | None = None
         self._outbox: list[bytes | memoryview] = []
         self._rest = b""
         self._drained: Event | None = None
@@ -96,30 +102,34 @@ class Stream:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def recv(self) -> bytes:
-        """What has arrived, at most MORE_RECV_BYTES; b"" at the end, however the end came. Parks the green thread."""
+    def recv(self, at_once: Callable[[bytes], bytes | None] | None = None) -> bytes:
+        """What has arrived, at most MORE_RECV_BYTES; b"" at the end, however the end came. Parks the green thread.
+
+        at_once   is shown what arrives before the thread is woken for it, and returns None when that is dealt with, or
+                  what the thread is to get. It must not park: waking a thread costs as much as passing on a short
+                  message does, and most of them can be passed on without it.
+        """
         if self._rest:
-            data, self._rest = self._rest, b""
-            return data
-        try:
-            while not self.is_closed:
-                if not self._reading:
-                    self._read_watcher.start(self._on_readable)
-                    self._reading = True
-                self._owner = getcurrent()
+            rest, self._rest = self._rest, b""
+            left = at_once(rest) if at_once is not None else rest
+            if left is not None:
+                return left
+        self._at_once = at_once
+        if not self._reading and not self.is_closed:
+            self._read_watcher.start(self._on_readable)
+            self._reading = True
+        while not self.is_closed:
+            self._owner = getcurrent()
+            try:
                 _switch(self._hub)
-                if self.is_closed:
-                    break
-                try:
-                    data = self._recv(self._recv_bytes)
-                except BlockingIOError:
-                    continue
-                self._recv_bytes = MORE_RECV_BYTES if len(data) >= RECV_BYTES else RECV_BYTES
+            finally:
+                self._owner = None
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+            data, self._arrived = self._arrived, None
+            if data is not None:
                 return data
-        except OSError:
-            self._break()
-        finally:
-            self._owner = None
         return b""
 
     def _on_readable(self) -> None:
@@ -128,8 +138,25 @@ class Stream:
         if owner is None:
             self._read_watcher.stop()
             self._reading = False
-        else:
-            owner.switch()
+            return
+        try:
+            data: bytes | None = self._recv(self._recv_bytes)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._break()
+            return
+        if data:
+            self._recv_bytes = MORE_RECV_BYTES if len(data) >= RECV_BYTES else RECV_BYTES
+            if self._at_once is not None:
+                try:
+                    data = self._at_once(data)
+                except Exception as error:
+                    self._failure = error
+                if data is None or self.is_closed:  # what has closed it lets the thread go
+                    return
+        self._arrived = data
+        owner.switch()
 
     def recv_exactly(self, size: int) -> bytes:
         """Exactly `size` bytes, for the fixed dialogues before the relay begins. Raises EOFError at the end."""

@@ -103,13 +103,7 @@ class Worker(Upkeep):
         """Read and pass on until the backend is gone."""
         reason = "the connection was closed by the server"
         try:
-            while data := self.stream.recv():
-                if self.holder is None:
-                    self.feed_reads(data)
-                    if self.parameters_changed and (self.state is State.IDLE or self.open_to is not None):
-                        self.roster.group_seen(self)  # a server reload: the whole group is told
-                else:
-                    self._feed(data)
+            while self.stream.recv(self._at_once) or self._blocked_by is not None:
                 if self._blocked_by is not None:
                     self._wait_for_reader(self._blocked_by)
         except ProtocolViolation as error:
@@ -119,6 +113,16 @@ class Worker(Upkeep):
             reason = f"internal error: {error!r}"
         self.is_lost = self.holder is None or not self.holder.is_gone
         self.close(reason)
+
+    def _at_once(self, data: bytes) -> bytes | None:
+        """Pass on what has arrived; the thread is woken only when it has to wait for somebody to read."""
+        if self.holder is None:
+            self.feed_reads(data)
+            if self.parameters_changed and (self.state is State.IDLE or self.open_to is not None):
+                self.roster.group_seen(self)  # a server reload: the whole group is told
+        else:
+            self._feed(data)
+        return None if self._blocked_by is None else b""
 
     def _wait_for_reader(self, blocked_by: Frontend) -> None:
         """A frontend that does not read stops its own worker: the backend waits as it would without us."""
