@@ -108,7 +108,7 @@ class Wire:
 
     def __init__(
         self, where: object, *, version: int = PROTOCOL_3_0, login: bool = True, user: str = roles.TRUST.name,
-        database: str = roles.DATABASE, timeout_s: float = TIMEOUT_S, **parameters: str,
+        database: str = roles.DATABASE, timeout_s: float | None = TIMEOUT_S, **parameters: str,
     ) -> None:  # fmt: skip
         host, port = where if isinstance(where, tuple) else (where.host, where.port)  # type: ignore[attr-defined]
         if host.startswith("/"):

@@ -7,14 +7,14 @@ fuzz: settings, temporary tables, locks, channels, prepared statements.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
 
 from tests.cluster import fuzz, wire
-from tests.cluster.wire import FLUSH, SYNC, Message, bind, describe, execute, once, parse, query
+from tests.cluster.wire import SYNC, Message, bind, execute, once, parse, query
 from tests.proof.books import Books
-from tests.proof.schema import FACTS, HOT
+from tests.proof.reads import Reader, is_calm
+from tests.proof.schema import HOT
 from tests.proof.session import CANCELED, Lost, Session, Told, Unknown, Wrong
 
 # What tame lives begin with; most are in the first group. All know the custom setting: a worker that knows it is of no
@@ -23,10 +23,6 @@ STARTS = [fuzz.Start("leaks_1", "proof", "tenant 1")] * 6 + [
     fuzz.Start("leaks_2", "proof", "tenant 1"), fuzz.Start("leaks_1", "proof", "tenant 2"),
     fuzz.Start("leaks_3", "proof three", "tenant 2", "leaks_role"),
 ]  # fmt: skip
-FAILING = [
-    ("select 1 / 0", "22012"), ("select from where", "42601"), ("table leaks.not_there", "42P01"),
-    ("select 'x'::int", "22P02"),
-]
 LEAKY = [
     "select leaks.leaky_set()", "select leaks.leaky_tenant()", "select leaks.leaky_lock()", "select leaks.leaky_temp()",
     "select leaks.leaky_listen()", "insert into leaks.triggered values (1, 'x')", "call leaks.leaky_call()",
@@ -37,25 +33,14 @@ LEAKY = [
 ]  # fmt: skip
 TAME_STEPS = 400
 WILD_EVERY = 10  # so many frontends have one among them whose lives are wild
-PHASE_S = 4.0  # so long whoever changes the catalog or sessions does so, and so long he rests
 UNSET_EVERY = 40  # and so many one in whose lives the custom setting may not be known
 
 
-def is_calm() -> bool:
-    """Whether it is a time in which nobody changes the catalog, so that the pool knows what is harmless.
-
-    Else it hardly ever would: whatever may have changed the catalog has it scanned again, and nothing rides meanwhile.
-    """
-    return time.monotonic() % (2 * PHASE_S) < PHASE_S
-
-
-class Frontend(fuzz.Frontend):
+class Frontend(Reader):
     """One frontend, life after life, until the books say that all is done, or spoilt.
 
     is_over   asked before every step
     """
-
-    session: Session
 
     def __init__(self, where: object, number: int, seed: int, books: Books, is_over: Callable[[], bool]) -> None:
         super().__init__(where, number, seed, steps=0)
@@ -114,147 +99,6 @@ class Frontend(fuzz.Frontend):
             else:
                 self.say_goodbye()
 
-    # --- what is asked ----------------------------------------------------------------------------------------------
-
-    def word(self) -> str:
-        self.done += 1
-        return f"{self.number}/{self.lives}/{self.done}"
-
-    def either(self, sql: str) -> bytes:
-        return query(sql) if self.random.random() < 0.5 else once(sql)
-
-    def answer(self, *parts: bytes) -> list[list[str | None]]:
-        """Rows of one unit that must not fail, and say nothing that its frontend has not asked for."""
-        found = self.session.ask(*parts)
-        strange = [each for each in found if each.tag in "EANS"]
-        if strange:
-            raise Wrong(f"{strange}")
-        return [each.values for each in found if each.tag == "D"]
-
-    def told(self, found: list[Message]) -> str:
-        """The SQLSTATE of an answer, or its command tag."""
-        for each in found:
-            if each.tag == "E":
-                return each.fields["C"]
-            if each.tag == "C":
-                return each.body[:-1].decode()
-        return ""
-
-    # --- reads ------------------------------------------------------------------------------------------------------
-
-    def read(self) -> None:
-        word = self.word()
-        self.expect(self.answer(self.either(f"select '{word}'")), [[word]], "answer")
-
-    def read_by_parameter(self) -> None:
-        word = self.word()
-        self.expect(self.answer(once("select $1", word)), [[word]], "answer")
-
-    def read_a_row(self) -> None:
-        number = self.random.randrange(1, FACTS)
-        rows = self.answer(self.either(f"select id, note from leaks.facts where id = {number}"))
-        self.expect(rows, [[str(number), f"fact {number}"]], "row")
-
-    def read_a_view(self) -> None:
-        number = self.random.randrange(1, FACTS)
-        rows = self.answer(self.either(f"with v as (table leaks.harmless_view) select note from v where id = {number}"))
-        self.expect(rows, [[f"FACT {number}"]], "row")
-
-    def who_am_i(self) -> None:
-        model = self.model
-        row = self.answer(self.either(
-            "select current_user, session_user, current_setting('search_path'), current_setting('application_name'), "
-            "current_setting('leaks.tenant', true), name, current_setting('work_mem') from whose"
-        ))[0]  # fmt: skip
-        user = model.role or wire.roles.TRUST.name
-        whose = model.schema.replace("leaks_", "schema ")
-        expected = [user, wire.roles.TRUST.name, model.schema, model.name, model.tenant, whose, "4MB"]
-        self.expect_state(row, expected, "state")
-
-    def read_wide(self) -> None:
-        rows, width = self.random.choice([(50, 100), (300, 300), (10, 10_000), (3000, 50)])
-        word = self.word()
-        found = self.answer(
-            self.either(f"select '{word}', n, repeat(chr(97 + n % 26), {width}) from generate_series(1, {rows}) n")
-        )
-        expected = [[word, str(n), chr(97 + n % 26) * width] for n in range(1, rows + 1)]
-        if found != expected:
-            raise Wrong(f"{len(found)} rows of {word} are not the {rows} that were asked for")
-
-    def fail(self) -> None:
-        text, code = self.random.choice(FAILING if is_calm() else [*FAILING, ("selekt", "42601")])
-        found = self.session.ask(self.either(text))
-        self.expect((self.told(found), found[-1].body), (code, b"I"), "error")
-
-    def fail_in_the_middle(self) -> None:
-        """What stands behind an error up to the Sync does not run."""
-        word = self.word()
-        head = parse(f"select '{word}'") + bind() + execute()
-        found = self.session.ask(head, parse("select 1 / (1 - $1::int)"), bind("1"), execute(), once("select 'never'"))
-        self.expect([each.values for each in found if each.tag == "D"], [[word]], "rows before the error")
-        self.expect([each.fields["C"] for each in found if each.tag == "E"], ["22012"], "error")
-
-    def notice(self) -> None:
-        found = self.session.ask(self.either("select to_tsquery('english', 'the')"))
-        self.expect([each.tag for each in found if each.tag in "NED"], ["N", "D"], "notice and row")
-
-    def pipeline(self) -> None:
-        words = [self.word() for _ in range(self.random.randrange(2, 9))]
-        ways = [self.random.randrange(4) for _ in words]
-        units = {0: "select 1 / 0", 1: "select '{}'", 2: "select '{}'", 3: "select '{}'"}
-        self.session.send(*(self.either(units[way].format(word)) for way, word in zip(ways, words, strict=True)))
-        for way, word in zip(ways, words, strict=True):
-            try:
-                found = self.session.until_ready()
-            except Unknown:
-                self.counts["reads that are unknown"] += 1
-                continue
-            rows = [each.values for each in found if each.tag == "D"]
-            self.expect((rows, "E" in [each.tag for each in found]), ([[word]] if way else [], way == 0), "pipeline")
-
-    def page(self) -> None:
-        word = self.word()
-        sql = f"select '{word}', n from generate_series(1, 5) n"
-        rows = self.answer(parse(sql), bind(), execute(rows=2), execute(rows=2), execute(), SYNC)
-        self.expect(rows, [[word, str(n)] for n in range(1, 6)], "pages")
-
-    def binary(self) -> None:
-        number = self.random.randrange(1 << 30)
-        plain = wire.message(b"B", b"\0\0" + struct.pack("!HHHH", 0, 0, 1, 1))
-        found = self.session.ask(parse(f"select {number}"), plain, execute(), SYNC)
-        rows = [each.body for each in found if each.tag == "D"]
-        self.expect(rows, [struct.pack("!HiI", 1, 4, number)], "binary")
-
-    def only_describe(self) -> None:
-        found = self.session.ask(parse("select 1 as one, 'x'::text as two"), describe("S"), SYNC)
-        self.expect("".join(each.tag for each in found), "1tTZ", "description")
-
-    def nothing(self) -> None:
-        self.expect("".join(each.tag for each in self.session.ask(query(""))), "IZ", "nothing")
-
-    def stream(self) -> None:
-        word = self.word()
-        self.session.send(parse("select $1::text"), describe("S"), FLUSH)
-        begun = [each.tag for each in self.session.until("TEZ")]
-        self.session.send(bind(word), execute(), SYNC)
-        found = self.session.until_ready()
-        if begun[-1] == "T":
-            self.expect([each.values for each in found if each.tag == "D"], [[word]], "streamed")
-
-    def slow(self) -> None:
-        """The shape is quick most of the time; that other statements stand behind it is what it is for."""
-        rows = self.random.choice([1, 10, 100, 1000, 200_000])
-        sql = f"select count(*) from (select generate_series(1, {rows})) x{self.random.randrange(30)}"
-        self.expect(self.answer(self.either(sql)), [[str(rows)]], "count")
-
-    def read_locked(self) -> None:
-        shape = int(time.monotonic()) // 4  # after one was caught waiting, another is soon known to be quick
-        sql = f"select note as n{shape} from leaks.locked where id = 1"
-        self.expect(self.answer(self.either(sql)), [["locked"]], "row of a table that is locked at times")
-
-    def look_at_everything(self) -> None:
-        self.check()
-
     # --- writes -----------------------------------------------------------------------------------------------------
 
     def insert(self) -> None:
@@ -279,19 +123,24 @@ class Frontend(fuzz.Frontend):
 
     def write_rows(self, count: int, build: Callable[[list[str]], bytes], may_cancel: bool = False) -> list[str]:
         ids = [self.word() for _ in range(count)]
+        self.books.unknown.update(ids)
         self.session.send(build(ids))
         try:
             told = self.told(self.canceled() if may_cancel else self.session.until_ready())
         except Unknown:
-            self.books.unknown.update(ids)
             return ids
         if told == "INSERT 0 1":
-            self.books.acked.update(ids)
+            self._book(self.books.acked, ids)
         elif told == CANCELED and may_cancel:
-            self.books.refused.update(ids)
+            self._book(self.books.refused, ids)
         else:
             raise Wrong(f"an INSERT was answered with {told}")
         return ids
+
+    def _book(self, where: set[str], ids: list[str]) -> None:
+        self.books.unknown.difference_update(ids)
+        self.books.refused.difference_update(ids)
+        where.update(ids)
 
     def add_to_a_hot_row(self) -> None:
         row = self.random.choice(HOT)
@@ -308,8 +157,7 @@ class Frontend(fuzz.Frontend):
         self.books.unknown.update(ids)
         self.session.send(*(wire.copy_data(f"{each}\n") for each in ids), wire.COPY_DONE)
         self.expect(self.told(self.session.until_ready()), "COPY 3", "COPY")
-        self.books.unknown.difference_update(ids)
-        self.books.acked.update(ids)
+        self._book(self.books.acked, ids)
 
     def transaction(self) -> None:
         ids = [self.word() for _ in range(2)]
@@ -339,10 +187,6 @@ class Frontend(fuzz.Frontend):
         else:
             if end == "commit":
                 self._book(self.books.acked, ids)
-
-    def _book(self, where: set[str], ids: list[str]) -> None:
-        self.books.refused.difference_update(ids)
-        where.update(ids)
 
     # --- cancels ----------------------------------------------------------------------------------------------------
 
