@@ -142,9 +142,11 @@ class Backend:
 
     # What the pool sees.
 
-    def recv(self) -> bytes:
+    def recv(self, at_once: Callable[[bytes], bytes | None]) -> bytes:
         self.reader = getcurrent()
-        return self.process.main.switch()
+        while (left := at_once(self.process.main.switch())) is None:
+            pass
+        return left
 
     def is_readable(self) -> bool:
         return bool(self._answers)
@@ -299,8 +301,7 @@ class World:
         groups = [self.cluster.group(login, (("work_mem", str(64 + each)),)) for each in range(load.groups)]
         self.clients = [Client(number, groups[number % load.groups], self) for number in range(load.clients)]
         self.latencies: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        self.most_waiting = self.moved = self.rode = 0
-        self.most_shapes = 0
+        self.most_waiting = self.most_shapes = self.moved = self.rode = 0
         self._locks: dict[object, deque[Backend]] = defaultdict(deque)
         self._swept_at = 0.0
 

@@ -36,6 +36,7 @@ FALLS_SHORT = {
 
 @pytest.mark.parametrize("name", ALL)
 def test_riders_cost_no_throughput(name):
+    assert scores(name, False).tps() > 0
     assert scores(name, True).tps() >= FALLS_SHORT.get(name, 0.95) * scores(name, False).tps()
 
 
