@@ -151,8 +151,8 @@ costs = st.sampled_from([CHEAP_S, 0.0002, 0.0004, DEAR_S])
 batches_of_all_kinds = st.lists(st.builds(batch, st.sampled_from(["a", "b", None]), st.integers(1, DEPTH)), max_size=8)
 
 
-def pick_batch(batches: list[Batch], cost_s: float = CHEAP_S, has_idle: bool = False) -> int:
-    return dispatch.pick_batch(batches, "a", cost_s, DEPTH, LIMIT_S, has_idle)
+def pick_batch(batches: list[Batch], cost_s: float = CHEAP_S, has_idle: bool = False, rivals: int = 0) -> int:
+    return dispatch.pick_batch(batches, "a", cost_s, DEPTH, LIMIT_S, int(has_idle), rivals)
 
 
 def test_cheap_reads_fill_the_first_worker_before_the_next_even_when_one_is_idle():
@@ -165,6 +165,19 @@ def test_a_read_that_is_not_cheap_goes_to_an_idle_worker_and_else_where_the_fewe
     batches = [batch("a", 3), batch("a", 1), batch("a", 2)]
     assert pick_batch(batches, DEAR_S, has_idle=True) == -1
     assert pick_batch(batches, DEAR_S) == 1
+
+
+def test_reads_spread_over_more_workers_where_many_others_are_busy_alone():
+    assert pick_batch([batch("a", 8)], has_idle=True, rivals=8) == -1
+    assert pick_batch([batch("a", 7)], has_idle=True, rivals=8) == 0
+    assert pick_batch([batch("a", 8), batch("a", 8)], has_idle=True, rivals=8) == 0
+    assert pick_batch([batch("a", 8)], has_idle=False, rivals=8) == 0
+
+
+def test_reads_that_are_not_cheap_want_more_workers_and_cheap_ones_do_not():
+    assert dispatch.would_spread([batch("a")] * 10, DEAR_S, LIMIT_S)
+    assert not dispatch.would_spread([batch("a")] * 100, DEAR_S, LIMIT_S)
+    assert not dispatch.would_spread([batch("a")], CHEAP_S, LIMIT_S)
 
 
 def test_nobody_rides_with_another_group_or_on_a_worker_that_is_closed_to_riders():
@@ -203,38 +216,45 @@ def test_batches_of_other_groups_do_not_keep_a_group_from_its_own():
 
 
 @pytest.mark.parametrize(
-    ("idle", "batches", "workers", "read_ago_s", "may"),
+    ("workers", "reads", "read_ago_s", "kept"),
     [
-        (0, 5, 20, 9.0, False),
-        (2, 0, 20, 0.0, True),
-        (1, 0, 20, 0.5, False),  # the last one is kept for reads
-        (1, 0, 20, 1.5, True),  # there were none for a while
-        (1, 1, 20, 0.0, True),  # another one takes them
-        (1, 0, 3, 0.0, True),  # of three none is kept
+        (20, 0.0, 0.5, 1),
+        (20, 32.0, 0.5, 4),  # one for each eight reads ...
+        (20, 100.0, 0.5, 4),  # ... but no more than a fifth of all
+        (7, 100.0, 0.5, 1),
+        (20, 100.0, 1.5, 0),  # there were none for a while
+        (3, 100.0, 0.0, 0),  # of three, one would be too much
     ],
 )
-def test_the_last_worker_is_kept_for_quick_reads_while_there_are_any(idle, batches, workers, read_ago_s, may):
-    assert dispatch.may_have_alone(idle, batches, workers, read_ago_s) is may
+def test_some_workers_are_kept_for_quick_reads_while_there_are_any(workers, reads, read_ago_s, kept):
+    assert dispatch.kept_for_reads(workers, reads, read_ago_s) == kept
+
+
+def test_what_wants_a_worker_alone_has_the_idle_ones_that_are_not_kept():
+    assert dispatch.may_have_alone(2, 0, 1)
+    assert not dispatch.may_have_alone(1, 0, 1)
+    assert dispatch.may_have_alone(1, 1, 1)  # another one takes the reads
+    assert not dispatch.may_have_alone(0, 5, 0)
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
 def test_nobody_is_kept_from_idle_workers_for_ever(idle, batches, workers):
-    assert dispatch.may_have_alone(idle, batches, workers, 1e9) == (idle > 0)
+    assert dispatch.may_have_alone(idle, batches, dispatch.kept_for_reads(workers, 1e6, 1e9)) == (idle > 0)
 
 
 def test_the_batch_with_the_fewest_in_flight_ends_for_what_wants_a_worker_alone():
-    assert dispatch.pick_to_drain([batch("a", 3), batch("a", 1), batch("a", 2)], 20) == 1
+    assert dispatch.pick_to_drain([batch("a", 3), batch("a", 1), batch("a", 2)], 1) == 1
 
 
-def test_the_last_batch_stays_where_there_are_workers_enough():
-    assert dispatch.pick_to_drain([batch("a")], 20) == -1
-    assert dispatch.pick_to_drain([batch("a")], 3) == 0
-    assert dispatch.pick_to_drain([], 3) == -1
+def test_the_batches_that_are_kept_for_reads_do_not_end():
+    assert dispatch.pick_to_drain([batch("a")], 1) == -1
+    assert dispatch.pick_to_drain([batch("a")], 0) == 0
+    assert dispatch.pick_to_drain([], 0) == -1
 
 
-@given(batches_of_all_kinds, st.integers(0, 20))
-def test_what_was_kept_for_reads_and_what_ends_for_others_are_never_the_same(batches, workers):
+@given(batches_of_all_kinds, st.integers(0, 8))
+def test_what_was_kept_for_reads_and_what_ends_for_others_are_never_the_same(batches, kept):
     """Whoever ends a batch for a unit that wants a worker alone must be allowed to give it that worker then."""
-    index = dispatch.pick_to_drain(batches, workers)
+    index = dispatch.pick_to_drain(batches, kept)
     if index >= 0:
-        assert dispatch.may_have_alone(1, len(batches) - 1, workers, 0.0)
+        assert dispatch.may_have_alone(1, len(batches) - 1, kept)

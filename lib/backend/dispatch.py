@@ -10,11 +10,13 @@ behind a head that has been running for CLOSED_AFTER_S; after MOVED_AFTER_S its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 CLOSED_AFTER_S = 0.01
 MOVED_AFTER_S = 0.1
 _CHEAP = 0.3  # part of the rider limit up to which riding is better than an idle worker
+_RIVALS, _SHALLOW = 4, 8  # for so many rivals one batch more, and until there are those none is deeper than that
 _FEW = 4
 _RELAYED_PER_S = 60_000  # statements that one process relays at most, about
 _KEPT_FOR_READS_S = 1.0  # after the last quick read
@@ -87,20 +89,27 @@ def pick_unit(waiting: Sequence[Any], group: object, now: float) -> int:
     return 0
 
 
-def pick_batch(batches: Sequence[Any], group: object, cost_s: float, depth: int, limit_s: float, has_idle: bool) -> int:
+def pick_batch(
+    batches: Sequence[Any], group: object, cost_s: float, depth: int, limit_s: float, idle: int, rivals: int
+) -> int:
     """The index in `batches` (workers that take riders, the one used first is first) of the one to ride on, or -1.
 
     cost_s     how long such a read takes
     depth      how many may be in flight on a worker
     limit_s    rider_limit
-    has_idle   whether there is an idle worker instead
+    idle       idle workers that may be used instead
+    rivals     workers that are busy with something alone
 
     The first that has room. A read that is not cheap goes to an idle worker rather than behind others, and where there
-    is none to the worker where the fewest are ahead of it.
+    is none to the worker where the fewest are ahead of it. Rivals get each its share of the server's processors, and
+    one worker with all the reads would get only one: so the more of them, the more workers for reads.
     """
     is_cheap = cost_s <= _CHEAP * limit_s
-    if has_idle and not is_cheap:
-        return -1
+    if idle:
+        if not is_cheap:
+            return -1
+        if len(batches) < rivals // _RIVALS:
+            depth = min(depth, _SHALLOW)
     choice = -1
     for index, batch in enumerate(batches):
         ahead = len(batch.in_flight)
@@ -123,25 +132,33 @@ def may_begin_batch(batches: Sequence[Any], group: object, cost_s: float) -> boo
     return [batch.open_to for batch in batches].count(group) < max(_FEW, cost_s * _RELAYED_PER_S)
 
 
-def may_have_alone(idle: int, batches: int, workers: int, read_ago_s: float) -> bool:
-    """Whether one of the idle workers may be given to what wants it alone.
+def would_spread(batches: Sequence[Any], cost_s: float, limit_s: float) -> bool:
+    """Whether reads that ride, as there is no idle worker, would use one more: when they are not cheap, and not so many
+    are answered already that one process could not relay more."""
+    return cost_s > _CHEAP * limit_s and len(batches) < cost_s * _RELAYED_PER_S
 
-    idle         idle workers
-    batches      workers that take riders
-    workers      shared ones in all
-    read_ago_s   since the last batch of quick reads began
 
-    The last one that could take quick reads is kept for them while there are any: writers that wait for one another's
-    locks would else stop all reading. (Of very few workers that would be too much.)
+def kept_for_reads(workers: int, reads: float, read_ago_s: float) -> int:
+    """How many workers are kept for quick reads: writers that wait for one another's locks would else stop all reading.
+
+    workers      shared ones in all; of very few even one would be too much
+    reads        quick ones that are under way or wait, lately
+    read_ago_s   since the last batch of them began
     """
-    if idle > 1 or batches > 0:
-        return idle > 0
-    return idle > 0 and (workers < _MIN_WORKERS_TO_KEEP_ONE or read_ago_s > _KEPT_FOR_READS_S)
+    if workers < _MIN_WORKERS_TO_KEEP_ONE or read_ago_s > _KEPT_FOR_READS_S:
+        return 0
+    return max(1, min(ceil(reads / _SHALLOW), workers // 5))
 
 
-def pick_to_drain(batches: Sequence[Any], workers: int) -> int:
+def may_have_alone(idle: int, batches: int, kept: int) -> bool:
+    """Whether one of the idle workers may be given to what wants it alone, when so many take riders, and so many are
+    kept for quick reads."""
+    return idle > 0 and idle + batches > kept
+
+
+def pick_to_drain(batches: Sequence[Any], kept: int) -> int:
     """The index in `batches` of the worker that takes no more riders, because something waits for a worker alone; -1
-    when the last one has to stay."""
-    if len(batches) < (2 if workers >= _MIN_WORKERS_TO_KEEP_ONE else 1):
+    when all of them are kept."""
+    if len(batches) <= kept:
         return -1
     return min(range(len(batches)), key=lambda index: len(batches[index].in_flight))

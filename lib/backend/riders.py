@@ -41,7 +41,7 @@ class Riders(Relay):
     """
 
     __slots__ = (
-        "_is_batch", "_large", "_limit_s", "_trial", "_trial_left", "_trial_rest", "_trial_since",
+        "_is_batch", "_large", "_limit_s", "_struck", "_trial", "_trial_left", "_trial_rest", "_trial_since",
         "head_since", "is_awaited", "open_to", "processed", "unnamed",
     )  # fmt: skip
 
@@ -57,6 +57,7 @@ class Riders(Relay):
         self._trial_left = self._trial_rest = 0  # units still to be answered, now and at `_trial_since`
         self._trial_since = 0.0
         self._is_batch = False  # others could ride behind the first of what is in flight
+        self._struck: object = None  # the head that was last seen to take long
         self._large = 0  # bytes of the head's answer that have been passed on
 
     @abstractmethod
@@ -74,6 +75,7 @@ class Riders(Relay):
     def begin_batch(self, unit: Unit) -> None:
         """`unit` alone was sent; others of its group may ride behind it if it is quick."""
         self.head_since = monotonic()
+        self._struck = None
         known = unit.known
         self._is_batch = known is not None and known.cost_s <= self._limit_s
         if self._is_batch and not self.retiring:
@@ -119,8 +121,11 @@ class Riders(Relay):
             was_alone = head.known.cost_s == inf
             is_exact = self.roster.cluster.turns.had_to_wait()
             head.known.took(seconds, answered, self._is_batch, is_exact, self._limit_s, at)
-            if was_alone and head.known.cost_s != inf:
+            is_alone = head.known.cost_s == inf
+            if was_alone and not is_alone:
                 self.roster.became_quick()
+            elif is_alone and not was_alone:
+                self.move_riders()  # they would have to wait for one slow read after the other
 
     def _follow_trial(self, answered: int, at: float) -> None:
         # From the first answer on, for before that it may have been waiting for a processor.
@@ -176,13 +181,21 @@ class Riders(Relay):
 
     def look(self, now: float) -> None:
         """Keep the limits of a head that others ride behind."""
-        if len(self.in_flight) < 2 or now - self.head_since < CLOSED_AFTER_S or self.stream.is_readable():
+        late_s = now - self.head_since
+        if len(self.in_flight) < 2 or late_s < CLOSED_AFTER_S or self.stream.is_readable():
             return  # an answer that is there already is only late because we are
         self.close_batch()
-        if now - self.head_since >= MOVED_AFTER_S:
-            head = self.in_flight[0]
-            if isinstance(head, Unit) and head.known is not None:
-                head.known.caught(self.roster.answered_at - self.head_since > CLOSED_AFTER_S, now)
+        head = self.in_flight[0]
+        known = head.known
+        is_sure = self.roster.answered_at - self.head_since > CLOSED_AFTER_S / 2  # others go on meanwhile
+        if known is not None and head is not self._struck:
+            self._struck = head
+            if known.strike(is_sure, now):
+                self.move_riders()
+                return
+        if late_s >= MOVED_AFTER_S:
+            if known is not None:
+                known.caught(is_sure, now)
             self.move_riders()
 
     def move_riders(self) -> None:

@@ -62,7 +62,9 @@ class Roster:
         self.starting = self.relayed = 0
         self.is_closed = False
         self._crowded_since = 0.0
+        self._spread_since = inf
         self.last_batch_at = self.answered_at = -inf
+        self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
         self._paused_until = 0.0
         self._retry_is_due = False
         self._last_was_fruitless = False  # the last worker that is gone was lost before it had answered anything
@@ -91,8 +93,10 @@ class Roster:
             return
         batches = self.batches
         if batches and not quick:
+            idle = len(self.idle)
+            rivals = len(self.workers) - idle - len(batches)
             index = dispatch.pick_batch(
-                batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, bool(self.idle)
+                batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, idle, rivals
             )
             if index >= 0:
                 batches[index].ride(unit)
@@ -104,15 +108,17 @@ class Roster:
             self._wait(unit)
 
     def _dispatch_alone(self, unit: Unit | Visit) -> None:
-        idle = len(self.idle)
-        # The last idle worker may have to be kept for reads.
-        has_one = idle > 1 or (idle == 1 and (self.batches or self._may_have_alone(1)))
-        if not has_one or self.waiting.alone or not self._give_idle(unit):
+        # The last idle workers may have to be kept for reads.
+        if not self.idle or self.waiting.alone or not self._may_have_alone(len(self.idle)) or not self._give_idle(unit):
             self._wait(unit)
 
     def _may_have_alone(self, idle: int) -> bool:
-        read_ago_s = time.monotonic() - self.last_batch_at
-        return dispatch.may_have_alone(idle, len(self.batches), len(self.workers), read_ago_s)
+        return dispatch.may_have_alone(idle, len(self.batches), self._kept())
+
+    def _kept(self) -> int:
+        if self.last_batch_at == -inf:
+            return 0
+        return dispatch.kept_for_reads(len(self.workers), self._reads, time.monotonic() - self.last_batch_at)
 
     def _give_idle(self, unit: Unit | Visit) -> bool:
         """Give `unit` to an idle worker; False when there is none that may have it."""
@@ -187,7 +193,7 @@ class Roster:
         if not needs_room and waiting.quick:
             group = waiting.quick[0].group
             needs_room = all(worker.open_to is not group for worker in self.batches)
-        index = dispatch.pick_to_drain(self.batches, len(self.workers)) if needs_room else -1
+        index = dispatch.pick_to_drain(self.batches, self._kept()) if needs_room else -1
         if index >= 0:
             self.batches[index].is_awaited = True
             self.batches[index].close_batch()
@@ -314,6 +320,7 @@ class Roster:
     def adopt(self, backend: dialogue.Backend) -> Worker:
         """Make a worker of a backend that has just logged in."""
         worker = Worker(self, self.pool.next_worker_number(), backend)
+        self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
         self._paused_until = 0.0
         if self.is_closed:
             worker.close()
@@ -409,11 +416,13 @@ class Roster:
         self._retire_oldest(now)
         for worker in [worker for worker in self.workers if len(worker.in_flight) > 1]:
             worker.look(now)
+        reads = len(self.waiting.quick) + sum(len(batch.in_flight) for batch in self.batches)
+        self._reads = max(reads, 0.9 * self._reads)
         if self.waiting and not self.starting:
             # The worker in the place of an unfit one could not be started, and what waits behind may well find it fit;
             # or the one that was kept for reads has not had any for a while.
             self._offer()
-        if self.waiting.alone or (self.waiting.quick and not self.idle):
+        if self._is_crowded(now):
             crowded_for = now - self._crowded_since
             # Nobody has to wait for a frontend that does not say who it is.
             shared = self.shared - (self.relayed if crowded_for >= settings.grow_after else 0)
@@ -431,6 +440,24 @@ class Roster:
             ):
                 idle.retire()
         self.ensure()
+
+    def _is_crowded(self, now: float) -> bool:
+        """Whether one worker more would do some good."""
+        waiting = self.waiting
+        if waiting.alone or (waiting.quick and not self.idle):
+            return True
+        if self.idle or waiting.quick or not self._could_spread():
+            self._spread_since = inf
+            return False
+        if self._spread_since == inf:
+            self._spread_since = self._crowded_since = now
+        return True
+
+    def _could_spread(self) -> bool:
+        """Whether reads ride that would rather have a worker of their own: none that are cheap."""
+        heads = [batch.in_flight[0] for batch in self.batches if len(batch.in_flight) > 1]
+        known = heads[0].known if heads else None
+        return known is not None and dispatch.would_spread(self.batches, known.cost_s, self.rider_limit)
 
     def _retire_oldest(self, now: float) -> None:
         # One at a time, or those that were started together would all be gone together.

@@ -18,10 +18,11 @@ from lib.route.verdict import Kind, Verdict
 _LEAVE_NOTHING = (Kind.SHAREABLE, Kind.WRITE, Kind.TRANSACTION)
 TRIED_TOGETHER = 16
 _LOOK = 4  # runs of which the average is taken, as the process may be late for one and early for the next
-_RISE = 0.01  # how fast the cost follows runs that took longer
-_OUTLIER = 2  # times the limit: what took longer counts as that
+_RISE = 0.05  # how fast the cost follows runs that took longer
+_OUTLIER = 4  # times the limit: what took longer counts as that
 _RELIEF = 0.7  # part of the limit below which what was slow is quick again
-_PAUSE_S, _BAN_S, _MAX_PAUSE_S = 0.05, 1.0, 60.0  # at first; each doubles while the last one is not long past
+_PAUSE_S, _BAN_S, _MAX_PAUSE_S = 0.05, 1.0, 60.0  # before the next trial; after keeping others waiting; at most
+_MAX_STRIKES, _FORGIVEN_AFTER = 3, 500  # strikes, and runs after which one is forgotten
 _DOUBT_S = 1.0  # how long the first time is remembered that it may not have been the statement's fault
 
 
@@ -34,8 +35,8 @@ class Known:
     """
 
     __slots__ = (
-        "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_runs", "_time_s", "_until",
-        "cost_s", "marks", "rides", "verdict",
+        "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_runs", "_strikes", "_struck_at", "_time_s", "_tried_from",
+        "_until", "cost_s", "marks", "rides", "verdict",
     )  # fmt: skip
 
     def __init__(self, verdict: Verdict, names_setting: bool = True) -> None:
@@ -48,9 +49,11 @@ class Known:
         self._time_s = 0.0  # of the runs that are not averaged yet
         self._runs = 0
         self._is_tried = False
-        self._doubted_at = -inf
+        self._strikes = 0.0
+        self._struck_at = self._doubted_at = -inf
         self._pause_s = 0.0
         self._until = -inf  # not quick before
+        self._tried_from = -inf
 
     def __repr__(self) -> str:
         pace = "alone" if self.cost_s == inf else "quick"
@@ -69,6 +72,7 @@ class Known:
         self._runs += runs
         if self._runs < _LOOK and self._low_s != inf:
             return
+        self._strikes = max(0.0, self._strikes - self._runs / _FORGIVEN_AFTER)
         each, self._time_s, self._runs = self._time_s / self._runs, 0.0, 0
         low = self._low_s
         if each < low:
@@ -77,7 +81,7 @@ class Known:
             low = self._low_s = low + (min(each, _OUTLIER * limit_s) - low) * _RISE
         if is_quick:
             if low > limit_s:
-                self._pause(now, _PAUSE_S)
+                self._tried_from = self._pause(now, self._tried_from, _PAUSE_S)
             else:
                 self.cost_s = low
         elif low <= _RELIEF * limit_s and now >= self._until:
@@ -86,7 +90,8 @@ class Known:
     # --- trials ------------------------------------------------------------------------------------------------------
 
     def may_be_tried(self, now: float) -> bool:
-        return self.rides and self.cost_s == inf and not self._is_tried and now >= self._until and self._low_s != inf
+        is_alone = self.rides and self.cost_s == inf and self._low_s != inf
+        return is_alone and not self._is_tried and now >= max(self._until, self._tried_from)
 
     def begin_trial(self) -> None:
         self._is_tried = True
@@ -98,21 +103,34 @@ class Known:
             self.cost_s = self._low_s = min(each_s, _RELIEF * limit_s)
             self._time_s, self._runs = 0.0, 0
         else:
-            self._pause(now, _PAUSE_S)
+            self._tried_from = self._pause(now, self._tried_from, _PAUSE_S)
 
-    def caught(self, is_sure: bool, now: float) -> None:
-        """One of them has kept those behind it waiting for far too long.
+    def strike(self, is_sure: bool, now: float) -> bool:
+        """One of them keeps those behind it waiting, though not yet for far too long; True when that was too often.
 
         is_sure   other backends have answered meanwhile, so that it was not the whole server that stood still
         """
+        if now == self._struck_at:
+            return False  # on several backends at a time: that is more likely the machine
+        self._struck_at = now
+        self._strikes += 1 if is_sure else 0.5
+        if self._strikes < _MAX_STRIKES:
+            return False
+        self._until = self._pause(now, self._until, _BAN_S)
+        return True
+
+    def caught(self, is_sure: bool, now: float) -> None:
+        """One of them has kept those behind it waiting for far too long."""
         if is_sure or now - self._doubted_at < _DOUBT_S:
-            self._pause(now, _BAN_S)
+            self._until = self._pause(now, self._until, _BAN_S)
         else:
             self._doubted_at = now
 
-    def _pause(self, now: float, first_s: float) -> None:
-        is_again = now - self._until < 2 * self._pause_s
+    def _pause(self, now: float, last_until: float, first_s: float) -> float:
+        """It runs alone from now on; until when at least. Each pause doubles while the last one is not long past."""
+        is_again = now - last_until < 2 * self._pause_s
         self._pause_s = min(_MAX_PAUSE_S, 2 * max(self._pause_s, first_s)) if is_again else first_s
-        self._until = now + self._pause_s
         self._time_s, self._runs = 0.0, 0
+        self._strikes = 0.0
         self.cost_s = self._low_s = inf
+        return now + self._pause_s
