@@ -20,7 +20,7 @@ READ = Verdict(Kind.SHAREABLE)
 def runs(known: Known, seconds: float, times: int, now: float = 0.0, is_exact: bool = True) -> None:
     """It is answered so often, each time alone or in a batch as its pace is then."""
     for _ in range(times):
-        known.took(seconds, 1, known.cost_s != inf, is_exact, LIMIT_S, now)
+        known.took(seconds, 1, known.cost_s != inf, lambda: is_exact, LIMIT_S, now)
 
 
 def quick() -> Known:
@@ -109,17 +109,17 @@ def test_runs_that_only_look_long_because_the_process_was_late_do_not_count_agai
 
 def test_what_was_sent_before_it_was_decided_that_it_rides_says_nothing():
     known = Known(READ)
-    known.took(QUICK_S, 8, True, True, LIMIT_S, 0.0)
+    known.took(QUICK_S, 8, True, lambda: True, LIMIT_S, 0.0)
     assert known.cost_s == inf
     known = quick()
     for _ in range(1000):
-        known.took(SLOW_S, 1, False, True, LIMIT_S, 0.0)
+        known.took(SLOW_S, 1, False, lambda: True, LIMIT_S, 0.0)
     assert known.cost_s == pytest.approx(QUICK_S)
 
 
 def test_a_batch_costs_each_of_those_in_it_a_part():
     known = quick()
-    known.took(32 * 0.00002, 32, True, True, LIMIT_S, 0.0)
+    known.took(32 * 0.00002, 32, True, lambda: True, LIMIT_S, 0.0)
     assert known.cost_s == pytest.approx(0.00002, rel=0.1)
 
 

@@ -41,8 +41,8 @@ class Riders(Relay):
     """
 
     __slots__ = (
-        "_is_batch", "_large", "_limit_s", "_struck", "_trial", "_trial_left", "_trial_rest", "_trial_since",
-        "head_since", "is_awaited", "open_to", "processed", "unnamed",
+        "_is_batch", "_is_exact", "_large", "_limit_s", "_struck", "_trial", "_trial_left", "_trial_rest",
+        "_trial_since", "head_since", "is_awaited", "open_to", "processed", "unnamed",
     )  # fmt: skip
 
     def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
@@ -53,6 +53,7 @@ class Riders(Relay):
         self.processed = 0
         self.unnamed: bytes | None = None
         self._limit_s: float = roster.rider_limit
+        self._is_exact = roster.cluster.turns.had_to_wait
         self._trial: Known | None = None  # what is tried now: units that were sent together
         self._trial_left = self._trial_rest = 0  # units still to be answered, now and at `_trial_since`
         self._trial_since = 0.0
@@ -119,8 +120,7 @@ class Riders(Relay):
             self._follow_trial(answered, at)
         elif head.known is not None:
             was_alone = head.known.cost_s == inf
-            is_exact = self.roster.cluster.turns.had_to_wait()
-            head.known.took(seconds, answered, self._is_batch, is_exact, self._limit_s, at)
+            head.known.took(seconds, answered, self._is_batch, self._is_exact, self._limit_s, at)
             is_alone = head.known.cost_s == inf
             if was_alone and not is_alone:
                 self.roster.became_quick()
@@ -139,8 +139,7 @@ class Riders(Relay):
     def _end_trial(self, each_s: float = inf) -> None:
         trial, self._trial = self._trial, None
         if trial is not None:
-            is_exact = self.roster.cluster.turns.had_to_wait()
-            trial.end_trial(each_s, is_exact, self._limit_s, monotonic())
+            trial.end_trial(each_s, self._is_exact(), self._limit_s, monotonic())
             if trial.cost_s != inf:
                 self.roster.became_quick()
 

@@ -108,8 +108,10 @@ class Roster:
             self._wait(unit)
 
     def _dispatch_alone(self, unit: Unit | Visit) -> None:
-        # The last idle workers may have to be kept for reads.
-        if not self.idle or self.waiting.alone or not self._may_have_alone(len(self.idle)) or not self._give_idle(unit):
+        idle = len(self.idle)
+        # The last idle workers may have to be kept for reads: never more of them than are compared with here.
+        has_one = idle > 1 + len(self.workers) // 5 or self._may_have_alone(idle)
+        if self.waiting.alone or not has_one or not self._give_idle(unit):
             self._wait(unit)
 
     def _may_have_alone(self, idle: int) -> bool:

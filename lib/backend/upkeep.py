@@ -38,6 +38,9 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_IDLE, _BUSY, _CLOSED = State.IDLE, State.BUSY, State.CLOSED
+
+
 class Upkeep(Riders):
     """The state of a worker's backend.
 
@@ -118,7 +121,7 @@ class Upkeep(Riders):
                 log.warning("%r could not restore startup settings: %s", self, messages.error_fields(exchange.error))
             then()
 
-        self.state = State.BUSY
+        self.state = _BUSY
         if self.cancels:
             self._resume = lambda: self.run_restore(sql, then)
             return
@@ -184,7 +187,7 @@ class Upkeep(Riders):
                 self._learn_customs(self._left_by, names)
             self.reclaim()
 
-        self.state = State.BUSY
+        self.state = _BUSY
         self.in_flight.append(Exchange("look", answered))
         self.stream.write(messages.query(tuning.ask_for(self.roster.customs - self.placeholders)))
 
@@ -194,12 +197,12 @@ class Upkeep(Riders):
         """Nobody has the worker any more and nothing is in flight: make it fit for the next, or close it."""
         if self.holder is not None:
             self._left_by = self.holder
-        self.holder = None
+            self.holder = None
         self._discarded = 0
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
         if self.cancels:
-            self.state = State.BUSY
+            self.state = _BUSY
             self._resume = lambda: self.reclaim(status)
         elif self.retiring or self.spoilt:
             self.close()
@@ -212,10 +215,10 @@ class Upkeep(Riders):
             self._ask_for_customs()
         else:
             self.unsure = False
-            if not self.placeholders <= self.group.placeholders:
+            if self.placeholders and not self.placeholders <= self.group.placeholders:
                 self._regroup()
             self._left_by = None
-            self.state = State.IDLE
+            self.state = _IDLE
             if self.parameters_changed:
                 self.roster.group_seen(self)
             self.roster.worker_idle(self)
@@ -249,7 +252,7 @@ class Upkeep(Riders):
 
         texts, self.asks = self.asks, []
         login = self.roster.login
-        self.state = State.BUSY
+        self.state = _BUSY
         self.in_flight.append(Exchange("look", answered))
         self.stream.write(messages.query(traces.ask(login.user, self.group.settings, self.roster.customs)))
 
@@ -264,7 +267,7 @@ class Upkeep(Riders):
                 self.group = self.roster.bare_group
                 self.reclaim()
 
-        self.state = State.BUSY
+        self.state = _BUSY
         steps = (tuning.CLEAN,) if status == b"I" else (tuning.ROLLBACK, tuning.CLEAN)
         self.in_flight.extend(Exchange(sql, cleaned) for sql in steps)
         self.stream.write(b"".join(messages.query(sql) for sql in steps))

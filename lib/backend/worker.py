@@ -22,6 +22,7 @@ from lib.backend.upkeep import State, Tuning, Upkeep
 from lib.errors import ProtocolViolation
 from lib.route.verdict import Kind
 from lib.wire import messages
+from lib.wire.framing import READY, READY_TAG, scan
 
 if TYPE_CHECKING:
     from lib.backend.roster import Roster
@@ -67,8 +68,8 @@ class Worker(Upkeep):
             self._after_cancel = unit
         elif not unit.is_wanted:
             self.reclaim(self.holder.status if self.holder else b"I")
-        elif self.holder is not None:
-            self._send(unit)  # who holds it is never tuned to anything else
+        elif self.holder is not None and isinstance(unit, Unit):
+            self._send_on(unit)  # who holds it is never tuned to anything else
         elif self.drew and isinstance(unit, Unit) and unit.verdict.kind is Kind.OPAQUE:
             # A function or a default that asks for currval() must not be answered with what a neighbour drew.
             self._tune(unit, tuning.FORGET_NUMBERS)
@@ -82,18 +83,24 @@ class Worker(Upkeep):
             self.state = State.IDLE
             unit.arrived()
             self.reclaim()
-            return
+        elif unit.known is None:
+            self.holder = unit.frontend
+            self._send_on(unit)
+        else:
+            unit.worker = self
+            self.in_flight.append(unit)
+            data = unit.prepared(self) if unit.wants_unnamed else unit.data
+            if self.roster.batches:
+                self.stream.write_later(data)  # the server has something to do until the end of the turn
+            else:
+                self.stream.write(data)
+            self.begin_batch(unit)
+
+    def _send_on(self, unit: Unit) -> None:
+        # To the backend that its frontend has for itself.
         unit.worker = self
         self.in_flight.append(unit)
-        data = unit.prepared(self) if unit.wants_unnamed else unit.data
-        if unit.known is not None and self.roster.batches:
-            self.stream.write_later(data)  # the server has something to do until the end of the turn
-        else:
-            self.stream.write(data)
-        if unit.known is not None and self.holder is None:
-            self.begin_batch(unit)
-        else:
-            self.holder = unit.frontend
+        self.stream.write(unit.prepared(self) if unit.wants_unnamed else unit.data)
         if unit.open:
             unit.frontend.notify()
         if unit.is_canceled:
@@ -121,8 +128,21 @@ class Worker(Upkeep):
             if self.parameters_changed and (self.state is State.IDLE or self.open_to is not None):
                 self.roster.group_seen(self)  # a server reload: the whole group is told
         else:
-            self._feed(data)
+            self._feed_held(data)
         return None if self._blocked_by is None else b""
+
+    def _feed_held(self, data: bytes) -> None:
+        """Take bytes from the backend for the frontend that holds it: pass on a whole answer, and leave whatever is not
+        as usual to `_feed`."""
+        if len(self.in_flight) == 1 and not self._parts and not self._skip:
+            unit = self.in_flight[0]
+            if isinstance(unit, Unit) and unit.script is None and not unit.swallow:
+                end, last, seen = scan(data, 0, len(data))
+                if last == READY_TAG and seen == READY and end == len(data):
+                    unit.frontend.stream.write(data)
+                    self._unit_ready(unit, data[-1:])
+                    return
+        self._feed(data)
 
     def _wait_for_reader(self, blocked_by: Frontend) -> None:
         """A frontend that does not read stops its own worker: the backend waits as it would without us."""
@@ -148,6 +168,10 @@ class Worker(Upkeep):
             return
         if unit.script is not None and not unit.script.is_done:
             return  # a Query inside an unsynced unit: its ReadyForQuery is not the last
+        self._unit_ready(unit, status)
+
+    def _unit_ready(self, unit: Unit, status: bytes) -> None:
+        """The unit of the frontend that holds the worker was answered."""
         self.in_flight.popleft()
         self.processed += 1
         frontend, verdict = unit.frontend, unit.verdict

@@ -11,6 +11,7 @@ sent to one backend together, and if they are answered one hard upon the other, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 from lib.route.verdict import Kind, Verdict
@@ -59,11 +60,13 @@ class Known:
         pace = "alone" if self.cost_s == inf else "quick"
         return f"<Known {self.verdict.kind.name} {pace} {self._low_s * 1e6:.0f}us>"
 
-    def took(self, seconds: float, runs: int, in_batch: bool, is_exact: bool, limit_s: float, now: float) -> None:
+    def took(
+        self, seconds: float, runs: int, in_batch: bool, is_exact: Callable[[], bool], limit_s: float, now: float
+    ) -> None:
         """A backend has answered one of them, and some of what was behind it, in so long.
 
         in_batch   others could ride behind it; what was sent before that was decided says nothing any more
-        is_exact   it was not this process that was late, so that longer was longer
+        is_exact   whether it was not this process that was late, so that longer was longer
         """
         is_quick = self.cost_s != inf
         if in_batch is not is_quick:
@@ -77,7 +80,7 @@ class Known:
         low = self._low_s
         if each < low:
             low = self._low_s = each
-        elif is_exact or not is_quick:
+        elif not is_quick or is_exact():
             low = self._low_s = low + (min(each, _OUTLIER * limit_s) - low) * _RISE
         if is_quick:
             if low > limit_s:
