@@ -110,7 +110,8 @@ class Router:
         found = self._memo.get(key)
         if found is None:
             verdict = classify(key, self._catalog)  # the shape says the same, and is shorter
-            names_setting = b"." in key and b"set" in key.lower()  # SET LOCAL a.b, too
+            lower = key.lower()  # the name of a setting may be in a string, which a shape has no more
+            names_setting = b"set_config" in lower or (b"set" in lower and b"." in lower)
             found = Known(self._learned.apply(key, verdict), names_setting)
             self._remember(self._memo, key, found)
         return found
