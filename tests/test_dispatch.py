@@ -168,10 +168,10 @@ def test_a_read_that_is_not_cheap_goes_to_an_idle_worker_and_else_where_the_fewe
 
 
 def test_reads_spread_over_more_workers_where_many_others_are_busy_alone():
-    assert pick_batch([batch("a", 8)], has_idle=True, rivals=8) == -1
-    assert pick_batch([batch("a", 7)], has_idle=True, rivals=8) == 0
-    assert pick_batch([batch("a", 8), batch("a", 8)], has_idle=True, rivals=8) == 0
-    assert pick_batch([batch("a", 8)], has_idle=False, rivals=8) == 0
+    assert pick_batch([batch("a", 6)], has_idle=True, rivals=6) == -1
+    assert pick_batch([batch("a", 5)], has_idle=True, rivals=6) == 0
+    assert pick_batch([batch("a", 6), batch("a", 6)], has_idle=True, rivals=6) == 0
+    assert pick_batch([batch("a", 6)], has_idle=False, rivals=6) == 0
 
 
 def test_reads_that_are_not_cheap_want_more_workers_and_cheap_ones_do_not():
@@ -219,8 +219,8 @@ def test_batches_of_other_groups_do_not_keep_a_group_from_its_own():
     ("workers", "reads", "read_ago_s", "kept"),
     [
         (20, 0.0, 0.5, 1),
-        (20, 32.0, 0.5, 4),  # one for each eight reads ...
-        (20, 100.0, 0.5, 4),  # ... but no more than a fifth of all
+        (20, 18.0, 0.5, 3),  # one for each six reads ...
+        (20, 100.0, 0.5, 5),  # ... but no more than a quarter of all
         (7, 100.0, 0.5, 1),
         (20, 100.0, 1.5, 0),  # there were none for a while
         (3, 100.0, 0.0, 0),  # of three, one would be too much

@@ -16,7 +16,7 @@ from typing import Any
 CLOSED_AFTER_S = 0.01
 MOVED_AFTER_S = 0.1
 _CHEAP = 0.3  # part of the rider limit up to which riding is better than an idle worker
-_RIVALS, _SHALLOW = 4, 8  # for so many rivals one batch more, and until there are those none is deeper than that
+_RIVALS, _SHALLOW = 3, 6  # for so many rivals one batch more, and until there are those none is deeper than that
 _FEW = 4
 _RELAYED_PER_S = 60_000  # statements that one process relays at most, about
 _KEPT_FOR_READS_S = 1.0  # after the last quick read
@@ -138,6 +138,11 @@ def would_spread(batches: Sequence[Any], cost_s: float, limit_s: float) -> bool:
     return cost_s > _CHEAP * limit_s and len(batches) < cost_s * _RELAYED_PER_S
 
 
+def most_kept(workers: int) -> int:
+    """How many of so many workers are kept for quick reads at most."""
+    return max(1, workers // 4)
+
+
 def kept_for_reads(workers: int, reads: float, read_ago_s: float) -> int:
     """How many workers are kept for quick reads: writers that wait for one another's locks would else stop all reading.
 
@@ -147,7 +152,7 @@ def kept_for_reads(workers: int, reads: float, read_ago_s: float) -> int:
     """
     if workers < _MIN_WORKERS_TO_KEEP_ONE or read_ago_s > _KEPT_FOR_READS_S:
         return 0
-    return max(1, min(ceil(reads / _SHALLOW), workers // 5))
+    return min(ceil(max(1.0, reads) / _SHALLOW), most_kept(workers))
 
 
 def may_have_alone(idle: int, batches: int, kept: int) -> bool:

@@ -109,8 +109,8 @@ class Roster:
 
     def _dispatch_alone(self, unit: Unit | Visit) -> None:
         idle = len(self.idle)
-        # The last idle workers may have to be kept for reads: never more of them than are compared with here.
-        has_one = idle > 1 + len(self.workers) // 5 or self._may_have_alone(idle)
+        # The last idle workers may have to be kept for reads.
+        has_one = idle > dispatch.most_kept(len(self.workers)) or self._may_have_alone(idle)
         if self.waiting.alone or not has_one or not self._give_idle(unit):
             self._wait(unit)
 
