@@ -7,6 +7,8 @@ riders have to wait for is asserted with a wide bound, and how long it was is pr
 from __future__ import annotations
 
 import functools
+import time
+from collections import Counter
 
 import pytest
 
@@ -109,6 +111,31 @@ def test_a_cancel_meets_the_statement_of_its_frontend_only_whoever_it_stands_beh
                 flight.check()
     print(f"{canceled} statements were canceled")
     convoy.ask_all()
+
+
+def test_a_cancel_at_the_end_of_the_head_does_not_meet_who_rides_behind_it(place: Place):
+    """It may reach the backend when that has gone on; so nobody may be there any more when it is sent."""
+    outcomes: Counter[str | None] = Counter()
+    delay_s = 0.004
+    quick, slow = (rawclient.simple(COUNT.format(name="canceled") % rows) for rows in (1, 120_000))
+    with Convoy(place, riders=16) as convoy:
+        for _ in range(200):
+            for _ in range(4):  # so that it stays known for a quick one
+                convoy.head.send(quick)
+                assert not convoy.head.answer().errors
+            first = convoy.send(slow, [("120000",)])
+            until = time.perf_counter() + delay_s
+            while time.perf_counter() < until:
+                pass
+            convoy.head.cancel()
+            code = first.answer().code
+            assert code in (None, CANCELED)
+            outcomes[code] += 1
+            delay_s = max(0.0, delay_s + (0.0002 if code else -0.0002))
+            for flight in convoy.flights:
+                flight.check()
+        convoy.ask_all()
+    assert min(outcomes[None], outcomes[CANCELED]) > 20, f"the cancels were not at the end: {outcomes}"
 
 
 @WHEN

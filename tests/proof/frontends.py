@@ -115,6 +115,18 @@ class Frontend(Reader):
 
         self.write_rows(2, build)
 
+    def commit_and_wait(self) -> None:
+        """What was committed may lose its backend before it is answered: it is unknown then, and never run again."""
+        texts = ["begin; insert into leaks.books values ('{}'); commit; select 1 from pg_sleep(0.05)"]
+        if not is_calm():
+            texts.append("call leaks.commit_and_wait('{}')")
+        text = self.random.choice(texts)
+        row = self.word()
+        self.books.unknown.add(row)
+        told = self.told(self.session.ask(query(text.format(row))))
+        self.expect(told, "CALL" if text.startswith("call") else "BEGIN", "answer")
+        self._book(self.books.acked, [row])
+
     def insert_and_look(self) -> None:
         (row,) = ids = self.write_rows(1, lambda ids: self.either(f"insert into leaks.books values ('{ids[0]}')"))
         if ids[0] in self.books.acked:
@@ -193,7 +205,7 @@ class Frontend(Reader):
     def canceled(self) -> list[Message]:
         """The answer of what is in flight, and is canceled, be it in time or not."""
         self.session.may_cancel = True
-        time.sleep(self.random.choice([0.0, 0.0, self.random.random() * 0.004]))
+        time.sleep(self.random.choice([0.0, self.random.random() * 0.015]))
         self.cancel_what_is_there()
         try:
             return self.session.until_ready()
@@ -205,11 +217,27 @@ class Frontend(Reader):
         self.session.cancel()
 
     def cancel_a_read(self) -> None:
-        rows = self.random.choice([1, 1, 1000, 200_000])
-        self.session.send(self.either(f"select count(*) from (select generate_series(1, {rows})) canceled"))
-        found = self.canceled()
+        """The shape is another now and then, so that it is known to be quick, and others ride behind the slow ones."""
+        rows = 1 if self.random.random() < 0.8 else 120_000
+        shape = f"c{int(time.monotonic() * 2)}"
+        self.session.send(self.either(f"select count(*) as {shape} from (select generate_series(1, {rows})) x"))
+        found = self.canceled() if rows > 1 or self.random.random() < 0.1 else self.session.until_ready()
         if self.told(found) != CANCELED:
             self.expect([each.values for each in found if each.tag == "D"], [[str(rows)]], "count")
+
+    def cancel_pipelined_reads(self) -> None:
+        """Whichever of one's own it meets."""
+        words = [self.word() for _ in range(3)]
+        self.session.send(*(self.either(f"select '{word}'") for word in words))
+        self.session.may_cancel = True
+        self.cancel_what_is_there()
+        try:
+            for word in words:
+                found = self.session.until_ready()
+                if self.told(found) != CANCELED:
+                    self.expect([each.values for each in found if each.tag == "D"], [[word]], "answer")
+        finally:
+            self.session.may_cancel = False
 
     def cancel_an_insert(self) -> None:
         self.write_rows(1, lambda ids: self.either(f"insert into leaks.books values ('{ids[0]}')"), may_cancel=True)
@@ -245,7 +273,7 @@ class Frontend(Reader):
         self.books.unknown.add(row)
         self.counts["vanished"] += 1
         part = self.either(f"insert into leaks.books values ('{row}')")
-        self.session.send(part[: self.random.randrange(len(part) + 1)])
+        self.session.send(part[: self.random.choice([len(part), self.random.randrange(len(part))])])
 
 
 WEIGHTS = {
@@ -255,7 +283,8 @@ WEIGHTS = {
     Frontend.nothing: 5, Frontend.stream: 5, Frontend.slow: 10, Frontend.read_locked: 20,
     Frontend.look_at_everything: 4, Frontend.read_with_functions: 20, Frontend.insert: 40,
     Frontend.insert_by_parameter: 30, Frontend.insert_several: 10, Frontend.insert_and_look: 10,
-    Frontend.add_to_a_hot_row: 15, Frontend.copy: 3, Frontend.transaction: 12, Frontend.cancel_a_read: 6,
+    Frontend.add_to_a_hot_row: 15, Frontend.copy: 3, Frontend.transaction: 12, Frontend.commit_and_wait: 5,
+    Frontend.parse_and_run_later: 8, Frontend.cancel_a_read: 30, Frontend.cancel_pipelined_reads: 3,
     Frontend.cancel_an_insert: 3, Frontend.cancel_nothing: 3, Frontend.do: 3, Frontend.let_somebody_leak: 3,
 }  # fmt: skip
 STEPS = list(WEIGHTS), list(WEIGHTS.values())

@@ -159,6 +159,13 @@ class Reader(fuzz.Frontend):
         if begun[-1] == "T":
             self.expect([each.values for each in found if each.tag == "D"], [[word]], "streamed")
 
+    def parse_and_run_later(self) -> None:
+        """The unnamed statement is the frontend's own, whatever others have run on the backend meanwhile."""
+        word = self.word()
+        self.expect("".join(each.tag for each in self.session.ask(parse(f"select '{word}'"), SYNC)), "1Z", "Parse")
+        for _ in range(self.random.randrange(1, 4)):
+            self.expect(self.answer(bind(), execute(), SYNC), [[word]], "unnamed statement")
+
     def slow(self) -> None:
         """The shape is quick most of the time; that other statements stand behind it is what it is for."""
         rows = self.random.choice([1, 10, 100, 1000, 200_000])

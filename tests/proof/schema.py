@@ -16,5 +16,7 @@ SCHEMA = f"""
     insert into leaks.hot values ('a'), ('b'), ('c');
     create table leaks.locked as select 1 as id, 'locked' as note;
     create view leaks.harmless_view as select id, upper(note) as note from leaks.facts;
+    create procedure leaks.commit_and_wait(id text) language plpgsql as
+        $$begin insert into leaks.books values (id); commit; perform pg_sleep(0.05); end$$;
     grant all on all tables in schema leaks to public
 """
