@@ -19,7 +19,7 @@ import psycopg2
 from tests import roles
 from tests.cluster.convoy import unread_bytes
 from tests.servers import Pooler, Server
-from tests.workplace import wait_until
+from tests.workplace import TookTooLong, wait_until
 
 BACKENDS = "select pid, client_port, wait_event_type from pg_stat_activity where usename = %s"
 
@@ -72,16 +72,22 @@ class Disturbance(threading.Thread):
             self.counts["backends terminated"] += 1
 
     def crash(self) -> None:
-        logged = len(self.server.log)
+        begin = self.server.log_path.stat().st_size
         backends = self._backends()
         if not backends:
             return
         try:
             os.kill(self.chance.choice(backends)[0], signal.SIGKILL)
-        except ProcessLookupError:
+            wait_until(lambda: b"terminated by signal 9" in self._logged_since(begin), 5, "the backend to be dead")
+        except (ProcessLookupError, TookTooLong):  # it had come to its end by itself
             return
         self.counts["crashes of the server"] += 1
-        wait_until(lambda: "ready to accept connections" in self.server.log[logged:], 60, "the server to be up")
+        wait_until(lambda: b"ready to accept connections" in self._logged_since(begin), 60, "the server to be up")
+
+    def _logged_since(self, begin: int) -> bytes:
+        with self.server.log_path.open("rb") as log:
+            log.seek(begin)
+            return log.read()
 
     def lock(self) -> None:
         """Reads that were quick wait for a while, and what stands behind them must not."""

@@ -39,8 +39,11 @@ UNSET_EVERY = 40  # and so many one in whose lives the custom setting may not be
 class Frontend(Reader):
     """One frontend, life after life, until the books say that all is done, or spoilt.
 
-    is_over   asked before every step
+    is_over      asked before every step
+    patience_s   before a cancel; all learn it together
     """
+
+    patience_s = 0.02
 
     def __init__(self, where: object, number: int, seed: int, books: Books, is_over: Callable[[], bool]) -> None:
         super().__init__(where, number, seed, steps=0)
@@ -203,14 +206,17 @@ class Frontend(Reader):
     # --- cancels ----------------------------------------------------------------------------------------------------
 
     def canceled(self) -> list[Message]:
-        """The answer of what is in flight, and is canceled, be it in time or not."""
+        """The answer of what is in flight, and is canceled when it is about to end, be that in time or not."""
         self.session.may_cancel = True
-        time.sleep(self.random.choice([0.0, self.random.random() * 0.015]))
+        time.sleep(self.patience_s)
         self.cancel_what_is_there()
         try:
-            return self.session.until_ready()
+            found = self.session.until_ready()
         finally:
             self.session.may_cancel = False
+        was_early = self.told(found) == CANCELED
+        Frontend.patience_s = min(0.2, max(0.0, self.patience_s + (0.002 if was_early else -0.002)))
+        return found
 
     def cancel_what_is_there(self) -> None:
         self.counts["cancels sent"] += 1
@@ -218,7 +224,7 @@ class Frontend(Reader):
 
     def cancel_a_read(self) -> None:
         """The shape is another now and then, so that it is known to be quick, and others ride behind the slow ones."""
-        rows = 1 if self.random.random() < 0.8 else 120_000
+        rows = 1 if self.random.random() < 0.93 else 120_000
         shape = f"c{int(time.monotonic() * 2)}"
         self.session.send(self.either(f"select count(*) as {shape} from (select generate_series(1, {rows})) x"))
         found = self.canceled() if rows > 1 or self.random.random() < 0.1 else self.session.until_ready()
@@ -284,7 +290,7 @@ WEIGHTS = {
     Frontend.look_at_everything: 4, Frontend.read_with_functions: 20, Frontend.insert: 40,
     Frontend.insert_by_parameter: 30, Frontend.insert_several: 10, Frontend.insert_and_look: 10,
     Frontend.add_to_a_hot_row: 15, Frontend.copy: 3, Frontend.transaction: 12, Frontend.commit_and_wait: 5,
-    Frontend.parse_and_run_later: 8, Frontend.cancel_a_read: 30, Frontend.cancel_pipelined_reads: 3,
+    Frontend.parse_and_run_later: 8, Frontend.cancel_a_read: 60, Frontend.cancel_pipelined_reads: 3,
     Frontend.cancel_an_insert: 3, Frontend.cancel_nothing: 3, Frontend.do: 3, Frontend.let_somebody_leak: 3,
 }  # fmt: skip
 STEPS = list(WEIGHTS), list(WEIGHTS.values())
