@@ -47,7 +47,7 @@ all = {
     # 'worker_min_cnt': [],
     # 'worker_per_fe_cnt': 10,
 
-    # When statements have waited for grow_after seconds without a break because all workers are busy, one more is
+    # When statements have had to wait for grow_after seconds in all because all workers are busy, one more is
     # started, up to max_workers for a user and database on a server (0: never more than the two settings above say).
     # Workers that a frontend holds for its session do not count.
     # 'max_workers': 20,

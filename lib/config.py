@@ -123,8 +123,9 @@ class Settings:
     )
     grow_after: float = _row(
         WORKERS, "number", "seconds", 0.02, True, checks.seconds(0, 3600),
-        "One more worker is started when statements have been waiting for so long without a break, because all are "
-        "busy; then the time begins anew. It is looked at about every 10 ms, so that is what 0 comes to.",
+        "One more worker is started when statements have had to wait for so long in all, because all workers are busy "
+        "(time in which none has to is taken off again); then it begins anew. It is looked at about every 10 ms, which "
+        "is what 0 comes to.",
         "Shorter answers bursts sooner; longer starts fewer connections that are soon idle.",
     )
     riders: bool = _row(

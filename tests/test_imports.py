@@ -22,7 +22,7 @@ LAYERS = {
     "pure": """
         lib errors checks conffile config metrics
         route route.* wire wire.* auth auth.*
-        backend backend.dispatch backend.traces backend.tuning backend.waiting virtual
+        backend backend.crowd backend.dispatch backend.traces backend.tuning backend.waiting virtual
         ha ha.machine console console.commands
     """,
     "net": "net",

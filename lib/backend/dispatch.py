@@ -45,7 +45,7 @@ def may_grow(workers: int, needed: int, max_workers: int, crowded_for_s: float, 
     workers         shared ones, those being started included; those held for a session are not counted
     needed          by the formula
     max_workers     beyond the formula only up to here; 0: the formula alone
-    crowded_for_s   how long units have been waiting without a break because every worker was busy
+    crowded_for_s   how long units have had to wait because every worker was busy
     """
     return workers < needed or (workers < max_workers and crowded_for_s >= grow_after_s)
 

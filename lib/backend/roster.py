@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from lib.backend import dialogue, dispatch
+from lib.backend.crowd import Crowd
 from lib.backend.riders import Riders
 from lib.backend.unit import Unit, Visit
 from lib.backend.upkeep import Upkeep
@@ -61,8 +62,7 @@ class Roster:
         self.waiting = Waiting()
         self.starting = self.relayed = 0
         self.is_closed = False
-        self._crowded_since = 0.0
-        self._spread_since = inf
+        self._crowd = Crowd()
         self.last_batch_at = self.answered_at = -inf
         self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
         self._paused_until = 0.0
@@ -144,7 +144,9 @@ class Roster:
 
     def _wait(self, unit: Unit | Visit) -> None:
         self._has_to_wait()
-        unit.queued_at = time.monotonic()
+        now = unit.queued_at = time.monotonic()
+        if not self.idle:
+            self._crowd.waits(now)
         self.waiting.add(unit, self._is_quick(unit))
         self._make_room()
         if not self.workers and not self.starting:
@@ -152,7 +154,6 @@ class Roster:
 
     def _has_to_wait(self) -> None:
         if not self.waiting:
-            self._crowded_since = time.monotonic()
             self.cluster.watch()
 
     def _is_quick(self, unit: Unit | Visit) -> bool:
@@ -322,7 +323,6 @@ class Roster:
     def adopt(self, backend: dialogue.Backend) -> Worker:
         """Make a worker of a backend that has just logged in."""
         worker = Worker(self, self.pool.next_worker_number(), backend)
-        self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
         self._paused_until = 0.0
         if self.is_closed:
             worker.close()
@@ -424,16 +424,8 @@ class Roster:
             # The worker in the place of an unfit one could not be started, and what waits behind may well find it fit;
             # or the one that was kept for reads has not had any for a while.
             self._offer()
-        if self._is_crowded(now):
-            crowded_for = now - self._crowded_since
-            # Nobody has to wait for a frontend that does not say who it is.
-            shared = self.shared - (self.relayed if crowded_for >= settings.grow_after else 0)
-            may_try = now >= self._paused_until and not self._retry_is_due
-            if may_try and dispatch.may_grow(
-                shared, self.needed, settings.max_workers, crowded_for, settings.grow_after
-            ):
-                self._crowded_since = now
-                self.grow()
+        if self._crowd.look(self._is_crowded(), now):
+            self._grow_if_due(now)
             return
         for idle in self.idle[:]:
             shared, needed = self.shared, self.needed
@@ -443,17 +435,22 @@ class Roster:
                 idle.retire()
         self.ensure()
 
-    def _is_crowded(self, now: float) -> bool:
-        """Whether one worker more would do some good."""
+    def _grow_if_due(self, now: float) -> None:
+        settings, crowded_for = self.pool.settings, self._crowd.seconds
+        # Nobody has to wait for a frontend that does not say who it is.
+        shared = self.shared - (self.relayed if crowded_for >= settings.grow_after else 0)
+        if now < self._paused_until or self._retry_is_due:
+            return
+        if dispatch.may_grow(shared, self.needed, settings.max_workers, crowded_for, settings.grow_after):
+            self._crowd.eased()
+            self.grow()
+
+    def _is_crowded(self) -> bool:
+        """Whether one worker more would do some good at this moment."""
         waiting = self.waiting
         if waiting.alone or (waiting.quick and not self.idle):
             return True
-        if self.idle or waiting.quick or not self._could_spread():
-            self._spread_since = inf
-            return False
-        if self._spread_since == inf:
-            self._spread_since = self._crowded_since = now
-        return True
+        return not self.idle and not waiting.quick and self._could_spread()
 
     def _could_spread(self) -> bool:
         """Whether reads ride that would rather have a worker of their own: none that are cheap."""

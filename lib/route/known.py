@@ -36,8 +36,8 @@ class Known:
     """
 
     __slots__ = (
-        "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_runs", "_strikes", "_struck_at", "_time_s", "_tried_from",
-        "_until", "cost_s", "marks", "rides", "verdict",
+        "_ban_s", "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_runs", "_strikes", "_struck_at", "_time_s",
+        "_tried_from", "_until", "cost_s", "marks", "rides", "verdict",
     )  # fmt: skip
 
     def __init__(self, verdict: Verdict, names_setting: bool = True) -> None:
@@ -52,7 +52,7 @@ class Known:
         self._is_tried = False
         self._strikes = 0.0
         self._struck_at = self._doubted_at = -inf
-        self._pause_s = 0.0
+        self._ban_s = self._pause_s = 0.0
         self._until = -inf  # not quick before
         self._tried_from = -inf
 
@@ -84,7 +84,7 @@ class Known:
             low = self._low_s = low + (min(each, _OUTLIER * limit_s) - low) * _RISE
         if is_quick:
             if low > limit_s:
-                self._tried_from = self._pause(now, self._tried_from, _PAUSE_S)
+                self._put_off_trial(now)
             else:
                 self.cost_s = low
         elif low <= _RELIEF * limit_s and now >= self._until:
@@ -106,34 +106,45 @@ class Known:
             self.cost_s = self._low_s = min(each_s, _RELIEF * limit_s)
             self._time_s, self._runs = 0.0, 0
         else:
-            self._tried_from = self._pause(now, self._tried_from, _PAUSE_S)
+            self._put_off_trial(now)
 
     def strike(self, is_sure: bool, now: float) -> bool:
         """One of them keeps those behind it waiting, though not yet for far too long; True when that was too often.
 
         is_sure   other backends have answered meanwhile, so that it was not the whole server that stood still
         """
-        if now == self._struck_at:
+        if now == self._struck_at or now < self._until:
             return False  # on several backends at a time: that is more likely the machine
         self._struck_at = now
         self._strikes += 1 if is_sure else 0.5
         if self._strikes < _MAX_STRIKES:
             return False
-        self._until = self._pause(now, self._until, _BAN_S)
+        self._ban(now)
         return True
 
     def caught(self, is_sure: bool, now: float) -> None:
         """One of them has kept those behind it waiting for far too long."""
         if is_sure or now - self._doubted_at < _DOUBT_S:
-            self._until = self._pause(now, self._until, _BAN_S)
+            self._ban(now)
         else:
             self._doubted_at = now
 
-    def _pause(self, now: float, last_until: float, first_s: float) -> float:
-        """It runs alone from now on; until when at least. Each pause doubles while the last one is not long past."""
-        is_again = now - last_until < 2 * self._pause_s
-        self._pause_s = min(_MAX_PAUSE_S, 2 * max(self._pause_s, first_s)) if is_again else first_s
-        self._time_s, self._runs = 0.0, 0
-        self._strikes = 0.0
+    def _ban(self, now: float) -> None:
+        if now >= self._until:  # else one of those that were sent before
+            self._ban_s = _longer(self._ban_s, _BAN_S, now - self._until)
+            self._until = now + self._ban_s
+        self._run_alone()
+
+    def _put_off_trial(self, now: float) -> None:
+        self._pause_s = _longer(self._pause_s, _PAUSE_S, now - self._tried_from)
+        self._tried_from = now + self._pause_s
+        self._run_alone()
+
+    def _run_alone(self) -> None:
+        self._time_s, self._runs, self._strikes = 0.0, 0, 0.0
         self.cost_s = self._low_s = inf
-        return now + self._pause_s
+
+
+def _longer(last_s: float, first_s: float, ago_s: float) -> float:
+    """The next pause: twice the last one, unless that was over long ago."""
+    return min(_MAX_PAUSE_S, 2 * last_s) if last_s and ago_s < 2 * last_s else first_s
