@@ -239,7 +239,11 @@ class Frontend(Reader):
         self.cancel_what_is_there()
         try:
             for word in words:
-                found = self.session.until_ready()
+                try:
+                    found = self.session.until_ready()
+                except Unknown:
+                    self.counts["reads that are unknown"] += 1
+                    continue
                 if self.told(found) != CANCELED:
                     self.expect([each.values for each in found if each.tag == "D"], [[word]], "answer")
         finally:
