@@ -305,7 +305,8 @@ class Turns:
 
     def __init__(self) -> None:
         self._loop = get_hub().loop
-        self._watcher = self._loop.prepare()
+        # After gevent's own, which runs the callbacks: what they do is not waiting.
+        self._watcher = self._loop.prepare(priority=self._loop.MINPRI)
         self._ended_at = 0.0  # when all was done, and the loop went to see what there is next
 
     def start(self) -> None:

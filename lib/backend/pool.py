@@ -86,6 +86,8 @@ class Pool:
 
     def sweep(self, now: float) -> None:
         if self.is_down:
+            for roster in self.rosters.values():
+                roster.look(now)  # what is in flight has its limits all the same
             return
         for login, roster in list(self.rosters.items()):
             roster.sweep(now)

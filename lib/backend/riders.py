@@ -106,8 +106,11 @@ class Riders(Relay):
         for unit in units:
             self.ride(unit)
 
-    def _learn(self, head: Unit, answered: int, size: int, since: float, at: float) -> None:
-        """Bytes arrived `at` a moment, `since` then `head` had been running; with them so many units were answered."""
+    def _learn(
+        self, head: Unit, trial: Known | None, in_batch: bool, answered: int, size: int, since: float, at: float
+    ) -> None:
+        """Bytes arrived `at` a moment, `since` then `head` had been running, in a `trial` or a batch or alone; with
+        them so many units were answered, and what was sent after the last of them is no part of that."""
         if not answered:
             self._large += size
             return
@@ -115,12 +118,15 @@ class Riders(Relay):
         if self._large > _LARGE_BYTES:
             seconds = max(seconds, 2 * answered * self._limit_s)
         self._large = 0
-        self.head_since = self.roster.answered_at = at
-        if self._trial is not None:
-            self._follow_trial(answered, at)
-        elif head.known is not None:
+        self.roster.answered_at = at
+        if self.head_since == since:
+            self.head_since = at
+        if trial is not None:
+            if trial is self._trial:
+                self._follow_trial(answered, at)
+        elif head.known is not None and self._limit_s > 0:
             was_alone = head.known.cost_s == inf
-            head.known.took(seconds, answered, self._is_batch, self._is_exact, self._limit_s, at)
+            head.known.took(seconds, answered, in_batch, self._is_exact, self._limit_s, at)
             is_alone = head.known.cost_s == inf
             if was_alone and not is_alone:
                 self.roster.became_quick()
@@ -152,6 +158,7 @@ class Riders(Relay):
             self._feed(data)
             return
         at, since, processed = monotonic(), self.head_since, self.processed
+        trial, in_batch = self._trial, self._is_batch
         position, stop = 0, len(data)
         if not self._parts and not self._skip:
             while in_flight:
@@ -174,15 +181,20 @@ class Riders(Relay):
                 position = end
         if position < stop:
             self._feed(data[position:] if position else data)
-        self._learn(head, self.processed - processed, stop, since, at)
+        self._learn(head, trial, in_batch, self.processed - processed, stop, since, at)
         if self.open_to is not None and self.roster.waiting.quick:
             self.roster.fill(self)
 
+    def is_late(self, now: float) -> bool:
+        """Whether the head has been running for so long that nobody may ride behind it any more."""
+        # An answer that is there already is only late because we are.
+        return now - self.head_since >= CLOSED_AFTER_S and not self.stream.is_readable()
+
     def look(self, now: float) -> None:
         """Keep the limits of a head that others ride behind."""
+        if len(self.in_flight) < 2 or not self.is_late(now):
+            return
         late_s = now - self.head_since
-        if len(self.in_flight) < 2 or late_s < CLOSED_AFTER_S or self.stream.is_readable():
-            return  # an answer that is there already is only late because we are
         self.close_batch()
         head = self.in_flight[0]
         known = head.known
@@ -229,4 +241,5 @@ class Riders(Relay):
         if index:
             self.in_flight[index] = Stale(self._stale_answered)
             unit.worker = None
+            self._end_trial()  # its answer will not be counted
         return index > 0

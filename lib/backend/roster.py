@@ -41,7 +41,7 @@ class Roster:
     waiting        units and visits
     starting       workers that are logging in
     relayed        those of them whose frontend is asked by the server itself, and may take its time
-    last_batch_at  when quick reads were last sent to an idle worker
+    last_batch_at  when quick reads were last under way
     answered_at    when one of them was last answered, on any worker
     """
 
@@ -99,7 +99,12 @@ class Roster:
                 batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, idle, rivals
             )
             if index >= 0:
-                batches[index].ride(unit)
+                batch = batches[index]
+                if len(batch.in_flight) > 1 or not batch.is_late(time.monotonic()):
+                    batch.ride(unit)
+                else:
+                    batch.close_batch()  # nobody rode behind it, so nobody has looked at it
+                    self.dispatch(unit)
                 return
             if not dispatch.may_begin_batch(batches, unit.group, known.cost_s):
                 self._wait(unit)
@@ -120,7 +125,8 @@ class Roster:
     def _kept(self) -> int:
         if self.last_batch_at == -inf:
             return 0
-        return dispatch.kept_for_reads(len(self.workers), self._reads, time.monotonic() - self.last_batch_at)
+        read_ago_s = time.monotonic() - self.last_batch_at
+        return dispatch.kept_for_reads(self.shared - self.starting, self._reads, read_ago_s)
 
     def _give_idle(self, unit: Unit | Visit) -> bool:
         """Give `unit` to an idle worker; False when there is none that may have it."""
@@ -179,8 +185,12 @@ class Roster:
 
     def _offer(self) -> None:
         """Give what waits to whoever can take it now."""
+        now = time.monotonic()
         for worker in self.batches[:]:
-            self.fill(worker)
+            if worker.is_late(now):
+                worker.close_batch()
+            else:
+                self.fill(worker)
         for worker in self.idle[:]:
             if self.waiting and worker in self.idle:
                 self.idle.remove(worker)
@@ -416,11 +426,12 @@ class Roster:
         if settings.query_wait_timeout:
             self._time_out(now - settings.query_wait_timeout)
         self._retire_oldest(now)
-        for worker in [worker for worker in self.workers if len(worker.in_flight) > 1]:
-            worker.look(now)
+        self.look(now)
         reads = len(self.waiting.quick) + sum(len(batch.in_flight) for batch in self.batches)
         self._reads = max(reads, 0.9 * self._reads)
-        if self.waiting and not self.starting:
+        if reads:
+            self.last_batch_at = now
+        if self.waiting and self.starting <= self.relayed:
             # The worker in the place of an unfit one could not be started, and what waits behind may well find it fit;
             # or the one that was kept for reads has not had any for a while.
             self._offer()
@@ -434,6 +445,11 @@ class Roster:
             ):
                 idle.retire()
         self.ensure()
+
+    def look(self, now: float) -> None:
+        """Keep the limits of what is in flight."""
+        for worker in [worker for worker in self.workers if len(worker.in_flight) > 1]:
+            worker.look(now)
 
     def _grow_if_due(self, now: float) -> None:
         settings, crowded_for = self.pool.settings, self._crowd.seconds

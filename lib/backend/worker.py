@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from lib.backend import dialogue, tuning
-from lib.backend.unit import Exchange, Unit, Visit
+from lib.backend.unit import Exchange, Stale, Unit, Visit
 from lib.backend.upkeep import State, Tuning, Upkeep
 from lib.errors import ProtocolViolation
 from lib.route.verdict import Kind
@@ -161,7 +161,10 @@ class Worker(Upkeep):
         unit = self.in_flight[0]
         if isinstance(unit, Exchange):
             self.in_flight.popleft()
-            unit.then(unit)
+            if status != b"I" and isinstance(unit, Stale):
+                self._stale_badly(status)
+            else:
+                unit.then(unit)
             return
         if self.holder is None:
             self._read_ready(unit, status)
@@ -210,6 +213,10 @@ class Worker(Upkeep):
         unit.frontend.status = status
         self.close("it was shared, and has a transaction open")
         unit.frontend.backend_lost(self, None, {})
+
+    def _stale_badly(self, status: bytes) -> None:
+        log.error("%r: a statement taken for a harmless read, and moved, left transaction status %s", self, status)
+        self.close("it was shared, and has a transaction open")
 
     # --- cancelling --------------------------------------------------------------------------------------------------
 
