@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lib.route.known import Known
     from lib.route.verdict import Verdict
 
-_CRASH_OF_ANOTHER = "57P02"
+_NOT_ITS_FAULT = ("57P01", "57P02")  # somebody has ended the backend, or another one has crashed
 _SAME_LOSS_S = 1.0  # how long after a unit has lost its backend the loss of another one may have the same cause
 
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
@@ -106,12 +106,12 @@ class Unit:
 
         What has taken a backend with it once may do so again, so there is no third time. But a restart takes all
         backends at once, also the one that the unit was given next: then it is the same loss, or the server says that
-        it was another backend which has crashed.
+        it was another backend which has crashed, or that somebody has ended this one.
         """
         if self.verdict.kind is not Kind.SHAREABLE or self.answered or self.script is not None:
             return False
         is_same_loss = worker.started_at < self.lost_at and now - self.lost_at < _SAME_LOSS_S
-        return not self.lost_at or is_same_loss or sqlstate == _CRASH_OF_ANOTHER
+        return not self.lost_at or is_same_loss or sqlstate in _NOT_ITS_FAULT
 
     def prepared(self, worker: Riders) -> bytes:
         """The bytes for `worker` of a unit that wants the unnamed statement of an earlier one: with that in front where
