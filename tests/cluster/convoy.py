@@ -31,6 +31,7 @@ SOON_S = 1.0  # within which riders answer on a machine that has other things to
 WANTED_S = 0.2
 RUNS_TO_LEARN = 40  # after so many quick runs of a shape the pool takes it for quick
 PADDING = "." * 400  # of all riders together more than a backend reads at once
+_ATTEMPTS = 25  # nobody rides behind a head of 10 ms, which on a busy machine are over before the riders are there
 _numbers = itertools.count(1)
 
 SCHEMA = """
@@ -246,7 +247,7 @@ class Convoy:
         waiting   the type of the event that the backend then waits for
         build     the message, or messages, of a text
         """
-        for _ in range(8):
+        for _ in range(_ATTEMPTS):
             name = f"c{next(_numbers)}"
             text = head.format(name=name)
             _learn(self.head, lambda _, name=name: build((quick or head).format(name=name)), RUNS_TO_LEARN)
