@@ -348,9 +348,13 @@ class Frontend(threading.Thread):
     def stream(self) -> None:
         word = f"{self.number}/{self.done}"
         self.session.send(parse("select $1::text"), describe("S"), FLUSH)
-        self.session.until("T")
+        self.has_begun(self.session.until("TE"))
         self.expect(self.values(bind(word), execute(), SYNC), [[word]], "streamed")
         self.model.unnamed = None
+
+    def has_begun(self, found: list[Message]) -> None:
+        """Of a unit that has had no Sync yet, what was described has come."""
+        self.expect("".join(each.tag for each in found if each.tag not in "SAt"), "1T", "description")
 
     def copy(self) -> None:
         self.model.unnamed = None

@@ -153,11 +153,15 @@ class Reader(fuzz.Frontend):
     def stream(self) -> None:
         word = self.word()
         self.session.send(parse("select $1::text"), describe("S"), FLUSH)
-        begun = [each.tag for each in self.session.until("TEZ")]
-        self.session.send(bind(word), execute(), SYNC)
-        found = self.session.until_ready()
-        if begun[-1] == "T":
-            self.expect([each.values for each in found if each.tag == "D"], [[word]], "streamed")
+        self.has_begun(self.session.until("TE"))
+        self.expect(self.answer(bind(word), execute(), SYNC), [[word]], "streamed")
+
+    def has_begun(self, found: list[Message]) -> None:
+        if found[-1:] and found[-1].tag == "E":  # its backend was lost, and it is ready for more behind a Sync
+            self.session.send(SYNC)
+            found += self.session.until("Z")
+            self.session.judge(found)
+        super().has_begun(found)
 
     def parse_and_run_later(self) -> None:
         """The unnamed statement is the frontend's own, whatever others have run on the backend meanwhile."""
