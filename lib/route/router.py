@@ -35,7 +35,7 @@ class Router:
     max_entries  how many shapes are remembered
     """
 
-    def __init__(self, catalog: Catalog, max_entries: int = 10000) -> None:
+    def __init__(self, catalog: Catalog, max_entries: int = 5000) -> None:
         self._catalog = catalog
         self._max_entries = max_entries
         self._learned = Learned()
