@@ -106,6 +106,7 @@ def run(chosen: argparse.Namespace, say: Callable[[str], None]) -> list[str]:
         conf = {
             "admin_cnn": {**roles.ADMIN.login, "database": "postgres"}, "master": (server.host, server.port),
             "riders": chosen.riders == "on", "login_retry": 0.05, "catalog_interval": 1.0, "idle_timeout": 5.0,
+            "query_wait_timeout": 0,  # what stands still is found by us
         }  # fmt: skip
         with Pooler(conf, name="proof") as pooler:
             disturbance = Disturbance(
