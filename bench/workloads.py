@@ -19,7 +19,7 @@ COPY_MB = 16
 READ_ACCOUNTS = "select aid, bid, abalance, filler from pgbench_accounts"
 COPY_ACCOUNTS = "copy pgbench_accounts to stdout"
 
-SHAPES_FILL = 400  # times 64 clients: pgstmtpool remembers 10,000 shapes, and has twice forgotten them all by then
+SHAPES_FILL = 400  # times 64 clients: pgstmtpool remembers 5,000 shapes, and has often forgotten them all by then
 FLAT_KB = 2000  # who kept what these loads send would grow by 6,000 KB or more, while one full memo takes 3,000
 
 
