@@ -1,10 +1,12 @@
 """The memo of the router never gives one text the verdict of another."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.route import Catalog, Router
 from lib.route.classify import classify
+from lib.route.shape import shape
 
 CATALOG = Catalog.from_rows([])
 
@@ -23,6 +25,60 @@ def test_a_remembered_text_has_the_verdict_that_it_would_have_alone(given_texts)
     for text, tail in given_texts:
         for statement in (text + tail, text + b"=" + tail, text):
             assert router.verdict(statement) == classify(statement, CATALOG), statement
+
+
+# What a digit could be part of, beside a number.
+around_digits = st.sampled_from(
+    ["1e5", "1e", "0x1F", "0b1", "1_000", "1.5", ".5", "5.", "$10", "$a1$", "E'", "e'1\\'", "U&'\\0061'", "u&", "n",
+     "t2", "_", "'abc 12'", "'1'", "''", '"a 1"', "-- 5\n", "/* 7 */", "::", "[", "]", "@", "\r", "\xe9", "\x81",
+     "x", "currval"]
+).map(lambda piece: piece.encode("latin1"))  # fmt: skip
+digits = st.text(alphabet="0123456789", min_size=1, max_size=4).map(str.encode)
+mixed = st.lists(st.one_of(pieces.map(str.encode), around_digits, digits), max_size=14).map(b"".join)
+
+
+@st.composite
+def likenesses(draw):
+    """A text, and some that a memo could take for it: with other digits, other endings, or a piece more."""
+    text = draw(mixed)
+    found = [text, shape(text)]
+    for _ in range(draw(st.integers(1, 3))):
+        other = bytes(draw(st.integers(48, 57)) if 48 <= byte <= 57 else byte for byte in text)
+        at = draw(st.integers(0, len(other)))
+        found += [other, other.rstrip(b"0123456789; ") + draw(tails), other[:at] + draw(digits) + other[at:]]
+    return found
+
+
+@given(st.lists(likenesses(), min_size=1, max_size=3), st.randoms())
+def test_texts_that_are_alike_but_for_their_digits_have_each_their_own_verdict(families, chance):
+    router = Router(CATALOG)
+    statements = [statement for family in families for statement in family]
+    chance.shuffle(statements)
+    for statement in statements:
+        assert router.known(statement).verdict == classify(shape(statement), CATALOG) == classify(statement, CATALOG)
+
+
+# Each time the second means something else than the first.
+LOOKALIKES = [
+    ("select atan2(1, 2)", "select atan3(1, 2)"),
+    ("select log10(1)", "select log11(1)"),
+    ("select sha256(a) from t where b=1", "select sha257(a) from t where b=1"),
+    ("select a -- =1", "select a -- =1\n; listen b"),
+    ("select a from t where b =1", "select a from t where b =1; commit"),
+    ("select a from t where b =1", "select a from t where b =1 for update"),
+    ("select 1, 2", "select 1, lastval()"),
+    ("select 1 /* 5 */", "select 1 /* 5"),
+    ("select $1, 2", "select $1$, 2, set_config(a, b, false), $1$"),
+    ("select '1', 2", "select '1', 2, '; listen b"),
+]
+
+
+@pytest.mark.parametrize("pair", LOOKALIKES, ids=[pair[1] for pair in LOOKALIKES])
+def test_lookalikes_are_told_apart_whichever_comes_first(pair):
+    for statements in (pair, pair[::-1]):
+        router = Router(CATALOG)
+        for statement in map(str.encode, statements):
+            assert router.verdict(statement) == classify(statement, CATALOG)
 
 
 def test_a_number_at_the_end_is_not_taken_for_a_part_of_a_name():
