@@ -53,8 +53,8 @@ all = {
     # 'max_workers': 20,
     # 'grow_after': 0.02,
 
-    # Reads that are known to be harmless ride behind one another: a worker is sent up to rider_depth of them before it has
-    # answered the first, if they take a server less than rider_limit seconds. False: one statement at a time.
+    # Reads that are known to be harmless ride behind one another: a worker is sent up to rider_depth of them before it
+    # has answered the first, if they take a server less than rider_limit seconds. False: one statement at a time.
     # 'riders': True,
     # 'rider_depth': 32,
     # 'rider_limit': 0.001,

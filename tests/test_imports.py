@@ -27,8 +27,8 @@ LAYERS = {
     """,
     "net": "net",
     "backend": """
-        admin directory backend.unit backend.dialogue backend.relay backend.riders backend.upkeep backend.worker backend.roster backend.pool
-        backend.catalogs backend.cluster
+        admin directory backend.unit backend.dialogue backend.relay backend.riders backend.upkeep
+        backend.worker backend.roster backend.pool backend.catalogs backend.cluster
     """,
     "frontend": "login streaming frontend arrival ha.executor console.pseudodb",
     "process": "process",

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lib.route.known import Known
     from lib.route.verdict import Verdict
 
-_NOT_ITS_FAULT = ("57P01", "57P02")  # somebody has ended the backend, or another one has crashed
+_CRASH_OF_ANOTHER, _ENDED = "57P02", "57P01"
+_MEANT_S = 1.0  # who has a backend ended means the statement that it runs, when that has been running for so long
 _SAME_LOSS_S = 1.0  # how long after a unit has lost its backend the loss of another one may have the same cause
 
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
@@ -106,12 +107,15 @@ class Unit:
 
         What has taken a backend with it once may do so again, so there is no third time. But a restart takes all
         backends at once, also the one that the unit was given next: then it is the same loss, or the server says that
-        it was another backend which has crashed, or that somebody has ended this one.
+        it was another backend which has crashed, or that somebody has ended this one, which was hardly meant for a
+        statement that had just begun.
         """
         if self.verdict.kind is not Kind.SHAREABLE or self.answered or self.script is not None:
             return False
         is_same_loss = worker.started_at < self.lost_at and now - self.lost_at < _SAME_LOSS_S
-        return not self.lost_at or is_same_loss or sqlstate in _NOT_ITS_FAULT
+        return not self.lost_at or is_same_loss or sqlstate == _CRASH_OF_ANOTHER or (
+            sqlstate == _ENDED and now - worker.head_since < _MEANT_S
+        )
 
     def prepared(self, worker: Riders) -> bytes:
         """The bytes for `worker` of a unit that wants the unnamed statement of an earlier one: with that in front where

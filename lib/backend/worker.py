@@ -282,7 +282,7 @@ class Worker(Upkeep):
         head = self.in_flight.popleft() if self.in_flight else None
         riders = [unit for unit in self.in_flight if isinstance(unit, Unit)]
         self.in_flight.clear()
-        self._move_from_wreck(riders)
+        self._move_from_wreck(riders, has_said_goodbye=bool(goodbye))
         if isinstance(head, Tuning) and head.error is None:
             unsent = head.unit
         if isinstance(head, Unit):
@@ -292,11 +292,11 @@ class Worker(Upkeep):
         elif unsent is not None:
             self.roster.requeue(unsent)
 
-    def _move_from_wreck(self, riders: list[Unit]) -> None:
+    def _move_from_wreck(self, riders: list[Unit], has_said_goodbye: bool) -> None:
         """What was behind the head when the backend died is run elsewhere: behind a FATAL it did not run, and it is a
-        harmless read in any case. But one of them may be what kills backends, so not for ever."""
+        harmless read in any case. But without a goodbye one of them may be what kills backends, so not for ever."""
         for unit in riders:
-            unit.losses += 1
+            unit.losses += not has_said_goodbye
         self.roster.requeue(*(unit for unit in riders if unit.losses <= _MAX_LOSSES))
         for unit in riders:
             if unit.losses > _MAX_LOSSES:

@@ -192,9 +192,17 @@ def test_a_read_that_has_taken_a_backend_with_it_twice_is_not_run_a_third_time(s
     wait_scanned(server, frontend)
     # Backends that were there before the first loss may all have gone with it (a restart), and count as one.
     older = {pid for pid, in server.query("select pid from pg_stat_activity where backend_type = 'client backend'")}
+
+    def meant() -> int:
+        """The backend of the read, when that has been running for longer than what is hit by chance."""
+        pid = backend_of(server, SLOW_READ)
+        long = f"select 1 from pg_stat_activity where pid = {pid} and clock_timestamp() - query_start > '1.2 s'"
+        wait_until(lambda: server.query(long), 10, "the read to have been running for a while")
+        return pid
+
     frontend.send(rawclient.simple(SLOW_READ))
-    terminate(server, backend_of(server, SLOW_READ))
-    while (pid := backend_of(server, SLOW_READ)) in older:
+    terminate(server, meant())
+    while (pid := meant()) in older:
         terminate(server, pid)
     terminate(server, pid)
     answer = frontend.answer()
