@@ -67,14 +67,14 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             gevent.signal_handler(number, self._told_to_stop)
         log.info("pgstmtpool %s (pid %d) is ready", __version__, os.getpid())
-        loops = (self._look_at_primary, self._sweep, self._census, self._look_for_ddl)
-        threads = [gevent.spawn(loop) for loop in loops]
+        sweep = gevent.spawn(self._sweep)
+        threads = [gevent.spawn(loop) for loop in (self._look_at_primary, self._census, self._look_for_ddl)]
         self._stop.wait()
         log.info("stopping: %d frontends", len(self.arrivals.frontends))
         for listener in listeners:
             listener.close()
         gevent.killall(threads)
-        self._shut_down()
+        self._shut_down(sweep)
         log.info("stopped")
         return 0
 
@@ -152,12 +152,14 @@ class Process:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def _shut_down(self) -> None:
-        """Statements in flight finish, for as long as shutdown_timeout; no backend is left behind."""
+    def _shut_down(self, sweep: gevent.Greenlet) -> None:
+        """Statements in flight finish, for as long as shutdown_timeout, and meanwhile no limit of theirs is forgotten;
+        no backend is left behind."""
         self.arrivals.stop()
         began = time.monotonic()
         while self.arrivals.frontends and time.monotonic() - began < self._patience_s:
             gevent.sleep(0.01)
+        sweep.kill()
         self.cluster.close()
         while (busy := self.cluster.busy_workers()) and time.monotonic() - began < self._patience_s:
             gevent.sleep(0.01)

@@ -253,7 +253,7 @@ class Pace(RuleBasedStateMachine):
         if self.known.cost_s != inf:
             assert self.was_seen and self.was_quick
             assert 0 < self.known.cost_s <= LIMIT_S
-            assert self.now - self.caught_at >= 1.0
+            assert self.now - self.caught_at >= 1.0 - 1e-9
             assert not self.known.may_be_tried(self.now)
 
 

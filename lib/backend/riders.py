@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lib.backend.dispatch import CLOSED_AFTER_S, MOVED_AFTER_S
 from lib.backend.relay import Relay
 from lib.backend.unit import SOMEBODYS, Exchange, Stale, Unit
-from lib.wire.framing import READY, READY_TAG, scan
+from lib.wire.framing import PARSED, READY, READY_TAG, scan
 
 if TYPE_CHECKING:
     from lib.backend import dialogue
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lib.route.known import Known
 
 _IDLE = ord("I")
+_USUAL = READY | PARSED  # what needs no looking at: a ParseComplete is the frontend's own where nothing is swallowed
 _LARGE_BYTES = 65_536  # an answer of more than this counts as slow
 
 
@@ -166,7 +167,7 @@ class Riders(Relay):
                 if unit.known is None or unit.swallow:
                     break
                 end, last, seen = scan(data, position, stop)
-                if last != READY_TAG or seen != READY or data[end - 1] != _IDLE:
+                if last != READY_TAG or seen | PARSED != _USUAL or data[end - 1] != _IDLE:
                     break
                 if end < stop and len(in_flight) == 1:
                     break  # nobody has asked for what comes behind

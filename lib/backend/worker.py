@@ -22,7 +22,7 @@ from lib.backend.upkeep import State, Tuning, Upkeep
 from lib.errors import ProtocolViolation
 from lib.route.verdict import Kind
 from lib.wire import messages
-from lib.wire.framing import READY, READY_TAG, scan
+from lib.wire.framing import PARSED, READY, READY_TAG, scan
 
 if TYPE_CHECKING:
     from lib.backend.roster import Roster
@@ -138,7 +138,7 @@ class Worker(Upkeep):
             unit = self.in_flight[0]
             if isinstance(unit, Unit) and unit.script is None and not unit.swallow:
                 end, last, seen = scan(data, 0, len(data))
-                if last == READY_TAG and seen == READY and end == len(data):
+                if last == READY_TAG and seen | PARSED == READY | PARSED and end == len(data):
                     unit.frontend.stream.write(data)
                     self._unit_ready(unit, data[-1:])
                     return

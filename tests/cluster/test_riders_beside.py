@@ -123,8 +123,8 @@ def test_readers_do_not_wait_beside_writes_that_wait_for_a_standby(convoy: Convo
 
 
 def test_what_was_written_beside_riders_is_what_was_told_when_backends_are_terminated(convoy: Convoy, place: Place):
-    """Every row acknowledged is there, and every other one was declared unknown; every read is right, or unknown when it
-    has lost two backends that had no time for a goodbye."""
+    """Every row acknowledged is there, and every other one was declared unknown; every read is right, or unknown when
+    it has lost two backends that had no time for a goodbye."""
     before = place.ids()
     acked, unknown, chance = set(), set(), random.Random(0)
 
