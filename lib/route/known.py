@@ -113,8 +113,8 @@ class Known:
 
         is_sure   other backends have answered meanwhile, so that it was not the whole server that stood still
         """
-        if now == self._struck_at or now < self._until:
-            return False  # on several backends at a time: that is more likely the machine
+        if now == self._struck_at or self.cost_s == inf:
+            return False  # on several backends at a time, which is more likely the machine; or sent before it was banned
         self._struck_at = now
         self._strikes += 1 if is_sure else 0.5
         if self._strikes < _MAX_STRIKES:
@@ -130,7 +130,7 @@ class Known:
             self._doubted_at = now
 
     def _ban(self, now: float) -> None:
-        if now >= self._until:  # else one of those that were sent before
+        if self.cost_s != inf:  # else one of those that were sent before
             self._ban_s = _longer(self._ban_s, _BAN_S, now - self._until)
             self._until = now + self._ban_s
         self._run_alone()
