@@ -114,7 +114,7 @@ class Known:
         is_sure   other backends have answered meanwhile, so that it was not the whole server that stood still
         """
         if now == self._struck_at or self.cost_s == inf:
-            return False  # on several backends at a time, which is more likely the machine; or sent before it was banned
+            return False  # on several backends at a time: more likely the machine. Or it was sent before the ban
         self._struck_at = now
         self._strikes += 1 if is_sure else 0.5
         if self._strikes < _MAX_STRIKES:
