@@ -24,6 +24,7 @@ KILLS = int(os.environ.get("KILLS", "20"))
 LOST = "08006"
 IN_FAILED_TRANSACTION = "25P02"
 SLOW_READ = "select count(*) from generate_series(1, 3000) a, generate_series(1, 10000) b"  # two seconds
+ENDLESS_READ = "select count(*) from generate_series(1, 3000000) a, generate_series(1, 10000) b"
 SLOW_ROW = ("30000000",)
 
 
@@ -195,12 +196,12 @@ def test_a_read_that_has_taken_a_backend_with_it_twice_is_not_run_a_third_time(s
 
     def meant() -> int:
         """The backend of the read, when that has been running for longer than what is hit by chance."""
-        pid = backend_of(server, SLOW_READ)
+        pid = backend_of(server, ENDLESS_READ)
         long = f"select 1 from pg_stat_activity where pid = {pid} and clock_timestamp() - query_start > '1.2 s'"
         wait_until(lambda: server.query(long), 10, "the read to have been running for a while")
         return pid
 
-    frontend.send(rawclient.simple(SLOW_READ))
+    frontend.send(rawclient.simple(ENDLESS_READ))
     terminate(server, meant())
     while (pid := meant()) in older:
         terminate(server, pid)
