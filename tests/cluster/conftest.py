@@ -8,6 +8,7 @@ import pytest
 
 from tests import roles
 from tests.cluster.convoy import WANTED_S, Convoy, Place
+from tests.cluster.twice import Home
 from tests.servers import Server
 
 
@@ -73,3 +74,10 @@ def convoy(place: Place, request: pytest.FixtureRequest) -> Iterator[Convoy]:
         yield convoy
         request.node.user_properties.append(("slowest_rider_ms", round(convoy.slowest_s * 1000)))
         print(f"the slowest rider answered after {convoy.slowest_s * 1000:.0f} ms (wanted: {WANTED_S * 1000:.0f} ms)")
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Home]:
+    """A server and a pooler in which nobody may count on a worker: see `twice`."""
+    with Home.open() as home:
+        yield home

@@ -38,6 +38,15 @@ def bind(*values: str | None, name: str = "", portal: str = "") -> bytes:
     return message(b"B", body + struct.pack("!H", 0))
 
 
+def bind_as(formats: list[int], values: list[bytes | None], results: list[int], name: str = "") -> bytes:
+    """Parameters as they are given, with their formats and those of the result's columns (0 text, 1 binary)."""
+    body = b"\0" + name.encode() + b"\0" + struct.pack(f"!{len(formats) + 1}H", len(formats), *formats)
+    body += struct.pack("!H", len(values))
+    for value in values:
+        body += struct.pack("!i", -1 if value is None else len(value)) + (value or b"")
+    return message(b"B", body + struct.pack(f"!{len(results) + 1}H", len(results), *results))
+
+
 def describe(what: str = "P", name: str = "") -> bytes:
     return message(b"D", what.encode() + name.encode() + b"\0")
 
