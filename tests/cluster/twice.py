@@ -26,6 +26,7 @@ ORDER = (0, 1, 0, 0, 2, 1, 1, 2)  # which worker is free for one step after the 
 ROOT = "root_trust"  # a superuser who needs no password
 FIRST_OID = 16384  # of what was created by users
 TIMEOUT_S = 60.0
+SHOWN = 200  # of what was said before a difference
 
 SCHEMA = f"""
     create schema near; create schema far;
@@ -151,6 +152,8 @@ class Neighbours:
         self._order = itertools.cycle(ORDER)
         self._given: dict[str, int] = {}  # whose worker is whose turn
         self._turn = 0
+
+    def take_all(self) -> None:
         for each in self._all:
             each.rows("begin")
 
@@ -190,7 +193,7 @@ class Home:
     @contextlib.contextmanager
     def open(cls, **conf: Any) -> Iterator[Self]:
         hba = [*roles.hba_lines(), f"host all {ROOT} 127.0.0.1/32 trust"]
-        with Server("home", hba=hba) as server:
+        with Server("home", hba=hba, conf={"shared_preload_libraries": "vector"}) as server:
             roles.create(server)
             server.query(f"create role {ROOT} login superuser")
             server.query(SCHEMA, dbname=roles.DATABASE)
@@ -210,7 +213,7 @@ class Home:
         steps = [step for step in dialogue.steps if step.who != "server"]
         for number, (step, told, heard) in enumerate(zip(steps, expected, found, strict=True)):
             if heard != told:
-                said = "".join(f"\n  {each.who}: {each.sent!r}" for each in steps[: number + 1])
+                said = "".join(f"\n  {each.who}: {each.sent[:SHOWN]!r}" for each in steps[: number + 1])
                 raise AssertionError(f"after{said}\n{step.who} heard   {heard}\nand not {told}")
 
     def pooled(self, dialogue: Dialogue) -> list[Any]:
@@ -229,6 +232,8 @@ class Home:
                 who: stack.enter_context(Wire(where, user=dialogue.user, timeout_s=TIMEOUT_S, **parameters))
                 for who, parameters in dialogue.starts.items()
             }
+            if neighbours is not None:
+                neighbours.take_all()
             for step in dialogue.steps:
                 if step.who == "server":
                     self.server.query(step.sent.decode(), dbname=roles.DATABASE)
