@@ -35,6 +35,7 @@ TRUST = Role("app_trust", "trust")
 REJECTED = Role("app_rejected", "reject", "rejected secret")
 
 LOGINS = [SCRAM, MD5, PASSWORD, TRUST]
+MEMBERS = "members"  # a role whose members, which tests make for themselves, log in with scram-sha-256
 ROLES = [ADMIN, *LOGINS, REJECTED]
 
 DATABASE = "app"  # where everybody may create things
@@ -49,6 +50,7 @@ def hba_lines() -> list[str]:
     places = ["local {db} {user} {method}", *(f"host {{db}} {{user}} {net} {{method}}" for net in nets)]
     rules = [("all", ADMIN.name, ADMIN.method), (CLOSED_DATABASE, "all", "reject")]
     rules += [("all", role.name, role.method) for role in ROLES[1:]]
+    rules += [("all", f"+{MEMBERS}", "scram-sha-256")]
     for db, user, method in rules:
         lines += [place.format(db=db, user=user, method=method) for place in places]
     return lines
@@ -56,7 +58,7 @@ def hba_lines() -> list[str]:
 
 def create(server: Server) -> None:
     """Make the roles and the databases on a primary."""
-    statements = []
+    statements = [f"create role {MEMBERS}"]
     for role in ROLES:
         statements.append(f"set password_encryption = '{role.stored_as}'")
         password = "" if role.password is None else "password '{}'".format(role.password.replace("'", "''"))

@@ -1,0 +1,50 @@
+"""What the tests of clients share: running a program against an address, and looking at what it has left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import roles
+from tests.cluster.conftest import Address
+
+EACH_LOGIN = pytest.mark.parametrize("role", roles.LOGINS, ids=lambda role: role.method)
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def words(address: Address, table: str) -> list[tuple[int, str]]:
+    """What is committed in the table, as the primary itself sees it."""
+    return address.query(f"select id, word from {table} order by id")
+
+
+def new_role(address: Address, name: str) -> roles.Role:
+    """A role that may log in with its password, made anew."""
+    role = roles.Role(name, "scram-sha-256", f"{name}'s secret")
+    address.query(f"drop role if exists {name}")
+    address.query(f"create role {name} login in role {roles.MEMBERS} password '{name}''s secret'")
+    return role
+
+
+def environment(address: Address, role: roles.Role = roles.SCRAM) -> dict[str, str]:
+    """The environment of a program that is to connect to the address as libpq's variables say."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return {**kept, "LC_ALL": "C", **address.environment(role)}
+
+
+def run_client(
+    program: Path | str, address: Address, *args: str | Path, role: roles.Role = roles.SCRAM, stdin: str = "",
+    cwd: Path | None = None, **variables: str,
+) -> str:  # fmt: skip
+    """What a program printed; it must end with exit code 0.
+
+    variables   of its environment, beside those that say where to connect
+    """
+    done = subprocess.run(
+        [program, *args], env={**environment(address, role), **variables}, input=stdin, text=True, cwd=cwd,
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
