@@ -142,6 +142,7 @@ class Directory:
         self._tried_for: str | None = None
         self._complaint = ""  # what was logged last about the rules
         self._reading = RLock()
+        self._outdated_at = float("-inf")
         self._access: OrderedDict[tuple[str, str], tuple[Access, float]] = OrderedDict()
         self._failure: PoolError | None = None  # of the last look-up, which others need not repeat at once
         self._failed_at = 0.0
@@ -266,7 +267,7 @@ class Directory:
         key = (user, database)
         while True:
             kept = self._access.get(key)
-            if kept and time.monotonic() - kept[1] < self._access_ttl_s:
+            if kept and kept[1] > max(self._outdated_at, time.monotonic() - self._access_ttl_s):
                 return kept[0]
             asking = self._asking.get(key)
             if asking is None:
@@ -277,18 +278,23 @@ class Directory:
             if outcome is not None:
                 return outcome
 
+    def outdate(self) -> None:
+        """A role or a database may have been changed just now: the next login asks for it again."""
+        self._outdated_at = time.monotonic()
+
     def _lead(self, key: tuple[str, str], kept: Access | None) -> Access:
         # The first asks for all who come meanwhile. They get None, and one of them asks again, if this one is killed.
         asking = self._asking[key] = AsyncResult()
         outcome: Access | PoolError | None = None
+        began = time.monotonic()
         try:
             outcome = self._look_up(*key)
-            self._keep(key, outcome)
+            self._keep(key, outcome, began)
         except PoolError as error:
             outcome = error
             if kept is not None:
                 outcome = kept
-                self._keep(key, kept)
+                self._keep(key, kept, time.monotonic())
         finally:
             del self._asking[key]
             asking.set(outcome)
@@ -316,8 +322,8 @@ class Directory:
             self._failure = None
         return access
 
-    def _keep(self, key: tuple[str, str], access: Access) -> None:
-        self._access[key] = (access, time.monotonic())
+    def _keep(self, key: tuple[str, str], access: Access, at: float) -> None:
+        self._access[key] = (access, at)
         self._access.move_to_end(key)
         while len(self._access) > MAX_ENTRIES:
             self._access.popitem(last=False)

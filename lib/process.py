@@ -48,6 +48,7 @@ class Process:
         self.directory = Directory(
             self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval
         )
+        self.cluster.on_ddl = self.directory.outdate
         self.arrivals = Arrivals(settings, self.cluster, self.directory, self.secrets)
         self._fingerprints: dict[str, str] = {}
         self._defaults: list[tuple] | None = None

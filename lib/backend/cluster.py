@@ -99,6 +99,7 @@ class Cluster:
     crowded       set while a unit waits or rides: limits are then kept more closely
     is_watched    the same
     turns         whether what arrives was late because of us
+    on_ddl        called when DDL was run through the pool
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Cluster:
         query: Callable[[net.Address, str, str], list[tuple]],
     ) -> None:
         self.settings = settings
+        self.on_ddl: Callable[[], None] = lambda: None
         self.answer_for = answer_for
         self._query = query
         self.crowded = Event()
@@ -195,6 +197,7 @@ class Cluster:
 
     def catalog_changed(self, database: str) -> None:
         """DDL was run through the pool: nothing that was known of the catalog holds until it was scanned again."""
+        self.on_ddl()
         if database in self._catalogs:
             self._catalogs[database].changed()
 
