@@ -1,7 +1,7 @@
-"""Programs in other languages than Python, each with its driver as it comes: how one is made to run, and what it needs.
+"""Programs in other languages than Python, each with its driver as it comes: how one is run, and what it needs.
 
-A Program is run as `command work TABLE` or `command idle NUMBER`; the programs themselves say what these do. What is not
-installed fails the test with the name of the package: Debian's, or npm's, which are fetched into .cache/ of the project.
+A Program is run as `command work TABLE` or `command idle NUMBER`; the programs themselves say what these do. What is
+not installed fails the test with the name of Debian's package. npm's are fetched into .cache/ of the project.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def test_psql_shows_what_is_there(address, pg_bin, table):
     assert '"driver_test_pkey" PRIMARY KEY, btree (id)' in described
     assert re.search(r"public \| driver_test +\| table", described), described
     assert re.search(r"\n app_scram ", described), described
-    for command in ("\\d", "\\l", "\\dn", "\\df", "\\dx", "\\dT", "\\dp", "\\conninfo", "\\sf pg_catalog.now", "\\dconfig"):
-        run_client(pg_bin / "psql", address, "-X", "-v", "ON_ERROR_STOP=1", "-c", command)
+    others = "\\d\n\\l\n\\dn\n\\df\n\\dx\n\\dT\n\\dp\n\\conninfo\n\\sf pg_catalog.now\n\\dconfig\n"
+    assert "CREATE OR REPLACE FUNCTION" in run_client(pg_bin / "psql", address, "-Xv", "ON_ERROR_STOP=1", stdin=others)
 
 
 def test_psql_copies_from_and_to_files(address, pg_bin, table, tmp_path):
@@ -72,7 +72,7 @@ def test_psql_keeps_values_and_runs_what_a_query_says(address, pg_bin, table):
         delete from {table};
         rollback;
     """
-    printed = run_client(pg_bin / "psql", address, "-XAtq", "-v", "ON_ERROR_STOP=1", stdin=script.replace("        ", ""))
+    printed = run_client(pg_bin / "psql", address, "-XAtqv", "ON_ERROR_STOP=1", stdin=script.replace("        ", ""))
     assert printed == "7\n1\n2\nid|integer\nword|text\n"
     assert words(address, table) == [(1, "made"), (2, "made"), (3, "made"), (42, "kept")]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 from decimal import Decimal
 
@@ -83,3 +85,85 @@ def test_psycopg_hears_notifications(address):
         speaker.execute("select pg_notify('news', 'hello')")
         heard = list(listener.notifies(timeout=5, stop_after=1))
     assert [(each.channel, each.payload) for each in heard] == [("news", "hello")]
+
+
+def test_psycopg_in_asyncio_gives_everybody_their_own_answers(address, table):
+    async def ask(number: int) -> list[tuple]:
+        async with await psycopg.AsyncConnection.connect(**address.libpq(), autocommit=True) as connection:
+            rows = []
+            for turn in range(8):  # from the sixth time on with a prepared statement
+                cursor = await connection.execute("select %s::int, %s::text", [number, f"{number}/{turn}"])
+                rows += await cursor.fetchall()
+            async with connection.transaction():
+                await connection.execute(f"insert into {table} values (%s, %s)", [number, "async"])
+            with contextlib.suppress(ZeroDivisionError):
+                async with connection.transaction():
+                    await connection.execute(f"delete from {table}")
+                    raise ZeroDivisionError
+            return rows
+
+    async def all_at_once() -> list[list[tuple]]:
+        return await asyncio.gather(*(ask(number) for number in range(12)))
+
+    assert asyncio.run(all_at_once()) == [[(n, f"{n}/{turn}") for turn in range(8)] for n in range(12)]
+    assert words(address, table) == [(number, "async") for number in range(12)]
+
+
+def test_psycopg_prepares_in_pipelines_and_sends_executemany_in_one(address, table):
+    with psycopg.connect(**address.libpq(), prepare_threshold=0) as connection:
+        for turn in range(3):
+            with connection.pipeline():
+                rows = [(turn * 100 + number, f"word {number}") for number in range(50)]
+                connection.cursor().executemany(f"insert into {table} values (%s, %s)", rows)
+                found = [connection.execute(f"select word from {table} where id = %s", row[:1]) for row in rows]
+                assert [cursor.fetchone()[0] for cursor in found] == [word for _, word in rows]
+        connection.commit()
+        cursor = connection.cursor()
+        update = f"update {table} set word = %s where id = %s returning id"
+        cursor.executemany(update, [("new", 1), ("new", 2)], returning=True)
+        assert cursor.fetchone() == (1,)
+        assert cursor.nextset()
+        assert cursor.fetchone() == (2,)
+        connection.rollback()
+    assert [word for _, word in words(address, table)] == [f"word {number}" for number in range(50)] * 3
+
+
+def test_psycopg_prepares_again_when_the_types_of_a_parameter_change(address, table):
+    """The same text with numbers, texts and NULL: as many statements on the server, and no answer of another one."""
+    types = {"smallint": 1, "integer": 100_000, "bytea": b"x", "boolean": True, "double precision": 1.5}
+    with psycopg.connect(**address.libpq(), autocommit=True, prepare_threshold=2) as connection:
+        connection.prepared_max = 3
+        for _ in range(6):
+            for type_, value in types.items():
+                row = connection.execute("select pg_typeof(%s)::text", [value]).fetchone()
+                assert row == (type_,)
+
+
+def test_psycopg_walks_with_a_cursor_that_lives_beyond_its_transaction(address):
+    with (
+        psycopg.connect(**address.libpq()) as connection,
+        connection.cursor("walk", withhold=True, scrollable=True) as cursor,
+    ):
+        cursor.execute("select generate_series(1, 1000)")
+        connection.commit()
+        cursor.itersize = 100
+        assert [number for (number,) in cursor] == list(range(1, 1001))
+        cursor.scroll(0, mode="absolute")
+        assert cursor.fetchone() == (1,)
+
+
+def test_psycopg_sets_its_isolation_and_hears_what_the_server_reports(address):
+    with psycopg.connect(**address.libpq()) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        assert connection.execute("show transaction_isolation").fetchone() == ("repeatable read",)
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            connection.execute("create table never (id int)")
+        connection.rollback()
+        connection.read_only = None
+        connection.execute("set timezone to 'Asia/Shanghai'")
+        connection.commit()
+        assert connection.info.timezone.key == "Asia/Shanghai"
+        both = "select n, n::text from (values ('2024-01-01 00:00Z'::timestamptz)) v(n)"
+        moment, text = connection.execute(both).fetchone()
+        assert (moment.isoformat(), text) == ("2024-01-01T08:00:00+08:00", "2024-01-01 08:00:00+08")
