@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,25 @@ def run_client(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@contextlib.contextmanager
+def idling(address: Address, command: Sequence[str], number: int, role: roles.Role, **variables: str) -> Iterator[None]:
+    """While inside, so many connections of a client have done the usual things and are idle.
+
+    command   of a program that is told `idle NUMBER` then, says "idle" when it is so, and ends with its standard input
+    """
+    with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(
+        [*command, "idle", str(number)], env={**environment(address, role), **variables}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+    ) as child:  # fmt: skip
+        assert child.stdin and child.stdout
+        said = child.stdout.readline()
+        try:
+            if said == "idle\n":
+                yield
+        finally:
+            child.stdin.close()
+            child.wait(30)
+        errors.seek(0)
+        assert (said, child.returncode) == ("idle\n", 0), said + errors.read()
