@@ -27,6 +27,17 @@ all = {
     # that user log in with, the pool need not have seen one at a login.
     # 'conn_params': [],
 
+    # Whose writes /*s*/ reads are sure to see: those of their own 'frontend', of 'all' frontends of their database, or
+    # 'off'. Such a read waits up to read_your_writes_timeout seconds for a standby (0: not at all), then the primary
+    # answers it.
+    # 'read_your_writes': 'frontend',
+    # 'read_your_writes_timeout': 0.1,
+
+    # Standbys that are more than max_lag seconds behind the primary are left out (0: no limit); all servers are asked
+    # every lag_check_interval seconds then.
+    # 'max_lag': 0,
+    # 'lag_check_interval': 1,
+
     # --- Listening -------------------------------------------------------------------------------------------------
 
     # Where frontends connect: (host, port) or a list of them. '' or '*' is every interface, IPv4 and IPv6;

@@ -102,6 +102,33 @@ class Settings:
         "there) log in with, else it is what a frontend has shown at its own login. No host and no port.",
         "A list keeps connections to standbys few, and starts them before the first statement that wants one.",
     )
+    read_your_writes: str = _row(
+        SERVERS, "word", "", "frontend", True, checks.choice("off", "frontend", "all"),
+        "Whose writes a `/*s*/` read is sure to see: those that its own frontend has made before (`'frontend'`), those "
+        "that any frontend has made in its database through this pool (`'all'`), or nobody's (`'off'`). It goes to a "
+        "standby that has replayed them, waits a little for one, or goes to the primary.",
+        "`'frontend'` costs only who has written; with `'all'` every such read in a database that is written to waits "
+        "for the answers of the primary and a standby.",
+    )
+    read_your_writes_timeout: float = _row(
+        SERVERS, "number", "seconds", 0.1, True, checks.seconds(0, 3600),
+        "How long a read waits for a standby to have replayed the writes that it must see, before it goes to the "
+        "primary. 0 is not at all.",
+        "Longer spares the primary; shorter answers sooner where standbys are slow.",
+    )
+    max_lag: float = _row(
+        SERVERS, "number", "seconds", 0, True, checks.seconds(0),
+        "A standby that is further behind the primary than this is left out until it has caught up; when all are, the "
+        "primary reads. It is told from positions in the WAL, so that neither clocks matter nor how long nothing was "
+        "written. 0 is no limit.",
+        "Shorter keeps old data from being read, and sends more to the primary when a standby is slow.",
+    )
+    lag_check_interval: float = _row(
+        SERVERS, "number", "seconds", 1, True, checks.seconds(0.01, 3600),
+        "How often all servers are asked how far they are, where `max_lag` is set; at least twice in `max_lag`. For so "
+        "long a standby that falls behind may go unnoticed.",
+        "Shorter notices it sooner; each look is one small query to each server.",
+    )
     worker_min_cnt: tuple[int, ...] = _row(
         WORKERS, "list of integers", "", [], True, checks.list_of(checks.whole(1, 100_000)),
         "How many workers a few frontends have, on each server that they use: the n-th number is for n frontends of a "

@@ -61,6 +61,7 @@ class Frontend:
     pending     units behind it
     unnamed     the Parse of its unnamed statement, wherever that was prepared last
     streaming   the unit that it streams message by message, if any
+    mark        where its writes are noted; None where nobody reads them on a standby
     is_gone     it has disconnected, or was told to
     """
 
@@ -79,6 +80,7 @@ class Frontend:
         "group",
         "is_gone",
         "key",
+        "mark",
         "may_use_standbys",
         "peer",
         "pending",
@@ -109,6 +111,7 @@ class Frontend:
         self.key = key
         self.peer = peer
         self.may_use_standbys = may_use_standbys
+        self.mark = cluster.replay.mark_for(group.login.database, may_use_standbys)
         self.status = b"I"
         self.worker: Worker | None = None
         self.unit: Unit | None = None
@@ -323,6 +326,8 @@ class Frontend:
     def unit_done(self, unit: Unit, status: bytes) -> None:
         """The unit's last ReadyForQuery was passed on."""
         self.status = status
+        if self.mark is not None and unit.verdict.kind >= _WRITE:
+            self.cluster.replay.wrote(self.mark, unit)
         self.unnamed = None if unit.kind is SIMPLE else unit.unnamed_after(self.unnamed)
         if self.streaming.unit is unit:
             self.streaming.end(unit)
@@ -422,6 +427,8 @@ class Frontend:
         mid_message  the frontend has part of a message, and can be told nothing any more
         """
         self.worker = None
+        if self.mark is not None and unit is not None and unit.worker is worker and unit.verdict.kind >= _WRITE:
+            self.cluster.replay.wrote(self.mark, unit)  # it may have been committed
         if self.is_gone:
             return
         said = f"The server said: {goodbye.get('M')} ({goodbye.get('C')})." if goodbye else None

@@ -34,6 +34,7 @@ _SWEEP_S = 0.25  # how often limits are kept while nothing waits
 _CROWDED_SWEEP_S = 0.01  # and while something does
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DEFAULTS_SQL = "select setdatabase, setrole, setconfig::text from pg_catalog.pg_db_role_setting order by 1, 2"
+_OBSERVED_S = 2.0  # how long a server may take to say how far it is
 _LAST_WORDS_S = 0.5  # for cancel requests and goodbyes when time is up
 
 
@@ -44,7 +45,12 @@ class Process:
         self.settings = settings
         self.admin = Admin(settings.admin_cnn)
         self.secrets = Secrets(settings.conn_params)
-        self.cluster = Cluster(settings, self._answer_for, self.admin.query)
+        # A server that is frozen when it is asked how far it is keeps no login waiting.
+        observer = Admin(
+            settings.admin_cnn, connect_timeout_s=_OBSERVED_S, statement_timeout_s=_OBSERVED_S,
+            threads=1 + len(settings.slaver),
+        )  # fmt: skip
+        self.cluster = Cluster(settings, self._answer_for, self.admin.query, observer.query)
         self.directory = Directory(
             self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval
         )
@@ -69,7 +75,8 @@ class Process:
             gevent.signal_handler(number, self._told_to_stop)
         log.info("pgstmtpool %s (pid %d) is ready", __version__, os.getpid())
         sweep = gevent.spawn(self._sweep)
-        threads = [gevent.spawn(loop) for loop in (self._look_at_primary, self._census, self._look_for_ddl)]
+        loops = (self._look_at_primary, self._census, self._look_for_ddl, self.cluster.replay.watch)
+        threads = [gevent.spawn(loop) for loop in loops]
         self._stop.wait()
         log.info("stopping: %d frontends", len(self.arrivals.frontends))
         for listener in listeners:

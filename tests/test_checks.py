@@ -161,6 +161,8 @@ def test_zero_is_allowed_where_it_means_never_and_nowhere_else():
             except ConfigError as error:
                 assert error.complaints[0].startswith(f"{name} is 0: wanted ")
     assert accepted == {
+        "read_your_writes_timeout",
+        "max_lag",
         "max_workers",
         "idle_timeout",
         "server_lifetime",

@@ -83,6 +83,10 @@ def test_our_own_settings_have_the_agreed_defaults():
         "hba_interval": 10,
         "login_retry": 0.2,
         "log_level": "info",
+        "read_your_writes": "frontend",
+        "read_your_writes_timeout": 0.1,
+        "max_lag": 0,
+        "lag_check_interval": 1,
         "unix_socket_mode": 0o777,
     }
 

@@ -22,13 +22,14 @@ LAYERS = {
     "pure": """
         lib errors checks conffile config metrics
         route route.* wire wire.* auth auth.*
-        backend backend.crowd backend.dispatch backend.traces backend.tuning backend.waiting virtual
+        backend backend.crowd backend.dispatch backend.freshness backend.lag backend.traces backend.tuning
+        backend.waiting virtual
         ha ha.machine console console.commands
     """,
     "net": "net",
     "backend": """
         admin directory backend.unit backend.dialogue backend.relay backend.riders backend.upkeep
-        backend.worker backend.roster backend.pool backend.catalogs backend.cluster
+        backend.worker backend.roster backend.pool backend.catalogs backend.replay backend.cluster
     """,
     "frontend": "login streaming frontend arrival ha.executor console.pseudodb",
     "process": "process",

@@ -17,6 +17,7 @@ from lib import net
 from lib.backend import dialogue, tuning
 from lib.backend.catalogs import MAX_CUSTOMS, DatabaseCatalog
 from lib.backend.pool import Pool
+from lib.backend.replay import Ask, Replay
 from lib.backend.unit import Unit, Visit
 from lib.errors import PoolError
 from lib.route import Router
@@ -96,6 +97,7 @@ class Cluster:
 
     answer_for    (login, standby) -> what proves to a server who we are, from earlier logins or conn_params
     query         (address, database, sql) -> rows, as admin_cnn
+    replay        how far the servers are
     crowded       set while a unit waits or rides: limits are then kept more closely
     is_watched    the same
     turns         whether what arrives was late because of us
@@ -107,7 +109,9 @@ class Cluster:
         settings: Settings,
         answer_for: Callable[[Login], dialogue.Answer],
         query: Callable[[net.Address, str, str], list[tuple]],
+        ask: Ask | None = None,
     ) -> None:
+        """`ask` is like `query`, for questions that may not wait for those: how far a server is."""
         self.settings = settings
         self.on_ddl: Callable[[], None] = lambda: None
         self.answer_for = answer_for
@@ -121,6 +125,7 @@ class Cluster:
         self.primary = Pool(self, 1, settings.master, is_primary=True)
         self.standbys = [Pool(self, 2 + i, address, is_primary=False) for i, address in enumerate(settings.slaver)]
         self._turn = 0
+        self.replay = Replay(settings, self.primary, self.standbys, ask or query, self._standby)
 
     @property
     def pools(self) -> list[Pool]:
@@ -160,22 +165,30 @@ class Cluster:
         login = unit.group.login
         pool = self.primary
         if self.standbys and isinstance(unit, Unit) and unit.verdict.standby and unit.frontend.may_use_standbys:
-            pool = self._standby(login)
+            mark = unit.frontend.mark
+            if mark is None or mark.asked < 0:
+                pool = self._standby(login)
+            else:
+                found = self.replay.find(unit, mark)
+                if found is None:
+                    return
+                pool = found
         roster = pool.rosters.get(login) or pool.roster(login)
         roster.dispatch(unit)
 
-    def _standby(self, login: Login) -> Pool:
-        """The standbys in turn, those that have workers; where there are none yet they are started, and it is the
-        primary's turn."""
+    def _standby(self, login: Login, lsn: int = 0) -> Pool:
+        """The standbys in turn, those that have workers and have replayed up to `lsn`; where there is none it is the
+        primary's turn, and where there are no workers yet they are started."""
         for _ in self.standbys:
             self._turn += 1
             pool = self.standbys[self._turn % len(self.standbys)]
-            if pool.is_down:
+            if pool.is_down or pool.is_behind:
                 continue
             roster = pool.roster(login)
-            if roster.workers:
+            if not roster.workers:
+                roster.ensure()
+            elif pool.progress.lsn >= lsn:
                 return pool
-            roster.ensure()
         return self.primary
 
     def start_standby_workers(self, login: Login) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lib import net
 from lib.backend import dialogue
+from lib.backend.freshness import Progress
 from lib.backend.roster import Roster
 from lib.errors import PoolError
 
@@ -27,6 +28,8 @@ class Pool:
     is_primary  the server that gets everything but `/*s*/`
     is_down     a standby that failed: left out until a probe finds it again. (The primary is never left out: what
                 waits for it waits.)
+    is_behind   a standby that is left out because it is further behind than max_lag
+    progress    how far it is, as it has answered last
     failures    attempts to start a worker that failed, since the last one that did not
     """
 
@@ -36,7 +39,8 @@ class Pool:
         self.number = number
         self.address = address
         self.is_primary = is_primary
-        self.is_down = False
+        self.is_down = self.is_behind = False
+        self.progress = Progress()
         self.failures = 0
         self.rosters: dict[Login, Roster] = {}
         self.probed_at = 0.0
@@ -44,11 +48,16 @@ class Pool:
         self._said, self._said_at = "", 0.0  # the last reason that no worker could be started
 
     def __repr__(self) -> str:
-        down = " DOWN" if self.is_down else ""
+        down = " DOWN" if self.is_down else " BEHIND" if self.is_behind else ""
         return f"<Pool {self.number} {self.describe()}{down} rosters={len(self.rosters)}>"
 
     def describe(self) -> str:
         return f"{'primary' if self.is_primary else 'standby'} {net.show_address(self.address)}"
+
+    def may_serve(self, login: Login) -> bool:
+        """Whether reads of `login` that may go to a standby may go to this one."""
+        roster = self.rosters.get(login)
+        return not self.is_down and not self.is_behind and roster is not None and bool(roster.workers)
 
     def roster(self, login: Login) -> Roster:
         roster = self.rosters.get(login)
@@ -79,6 +88,9 @@ class Pool:
                 roster.hand_over()
 
     def start_succeeded(self, backend: dialogue.Backend) -> None:
+        if not self.is_primary:
+            was_away = self.failures > 0 or not any(roster.workers for roster in self.rosters.values())
+            self.cluster.replay.came_in(self, was_away)
         if self.failures:
             log.info("%s answers again after %d failures", self.describe(), self.failures)
         self.failures = 0

@@ -62,6 +62,8 @@ class Roster:
         self.waiting = Waiting()
         self.starting = self.relayed = 0
         self.is_closed = False
+        # A server that may have been restarted may be further behind than when it was chosen.
+        self._may_fall_back = not pool.is_primary and pool.cluster.replay.is_on
         self._crowd = Crowd()
         self.last_batch_at = self.answered_at = -inf
         self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
@@ -171,7 +173,7 @@ class Roster:
         for unit in wanted:
             if isinstance(unit, Unit):
                 unit.worker = None
-        if self.is_closed or self.pool.is_down:
+        if self.is_closed or self.pool.is_down or self._may_fall_back:
             for unit in wanted:
                 self.cluster.dispatch(unit)
             return
@@ -396,6 +398,8 @@ class Roster:
         if worker in self.workers:
             self.workers.remove(worker)
         self._last_was_fruitless = worker.is_lost and not worker.processed
+        if worker.is_lost and self._may_fall_back:
+            self.hand_over()
         if self.waiting and not self.is_closed and not self.workers and not self.starting:
             self._replace()
 

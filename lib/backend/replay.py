@@ -1,0 +1,310 @@
+"""How far the servers are: reads that wait for a standby to have their writes, and standbys that are too far behind.
+
+Green. Servers are asked through admin_cnn, one question at a time each, and only when somebody needs the answer; one
+answer serves all who wait. A read that waits holds no worker. What follows from the answers is decided in `freshness`
+and `lag`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+
+from lib import net
+from lib.backend import freshness
+from lib.backend.freshness import NEVER, Mark
+from lib.backend.lag import History, Standing
+from lib.errors import AdminQueryFailed, PoolError
+
+if TYPE_CHECKING:
+    from lib.backend.cluster import Login
+    from lib.backend.pool import Pool
+    from lib.backend.unit import Unit
+    from lib.config import Settings
+
+log = logging.getLogger(__name__)
+
+Ask = Callable[[net.Address, Any, str], list[tuple]]
+
+WRITTEN_SQL = (
+    "select pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text, "
+    "pg_catalog.current_setting('wal_block_size')::pg_catalog.int8, "
+    "pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))"
+)
+REPLAYED_SQL = "select pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text"
+
+_GAP_S = 0.002  # between two questions to the primary
+_REFRESH_S = 0.05  # how often a standby is asked that no read waits for, but that might serve some
+_IMPATIENT_S = 0.1  # how often a standby is looked at of which nothing is known yet
+
+
+class _Waiting:
+    """A read that waits for a standby: `asked` and `lsn` as in a Mark, `since` when and until which `deadline`."""
+
+    __slots__ = ("asked", "deadline", "lsn", "since", "unit")
+
+    def __init__(self, unit: Unit, mark: Mark, now: float, patience_s: float) -> None:
+        self.unit = unit
+        self.asked = mark.asked
+        self.lsn = mark.lsn
+        self.since = now
+        self.deadline = now + patience_s
+
+
+class Replay:
+    """What is known of how far the servers are, and who waits for them.
+
+    choose    (login, lsn) -> the standby whose turn it is, of those that have workers for that login and have
+              replayed up to there; the primary when there is none
+    is_on     reads see the writes before them: read_your_writes
+    """
+
+    def __init__(
+        self, settings: Settings, primary: Pool, standbys: Sequence[Pool], ask: Ask,
+        choose: Callable[[Login, int], Pool],
+    ) -> None:  # fmt: skip
+        self.is_on = bool(standbys) and settings.read_your_writes != "off"
+        self._is_for_all = settings.read_your_writes == "all"
+        self._patience_s = min(settings.read_your_writes_timeout, settings.query_wait_timeout or float("inf"))
+        self._max_lag = settings.max_lag
+        self._look_every_s = min(settings.lag_check_interval, settings.max_lag / 2)
+        self._primary = primary
+        self._standbys = standbys
+        self._ask = ask
+        self._choose = choose
+        self._marks: dict[str, Mark] = {}  # of databases
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = Event()
+        self._server: gevent.Greenlet | None = None
+        self._late = 0  # as in freshness.may_hope
+        self._unanswered: set[Pool] = set()  # who could not be asked, as the log has been told
+        self._left_out: set[Pool] = set()  # the same of who is too far behind
+        self._history = History(settings.max_lag)
+        self._standings = {pool: Standing() for pool in standbys} if settings.max_lag else {}
+        self._look_at = {pool: Event() for pool in self._standings}
+        for pool in self._standings:
+            pool.is_behind = True  # until it has been looked at
+
+    def __repr__(self) -> str:
+        return f"<Replay waiting={len(self._waiting)} {self._primary.progress!r}>"
+
+    # --- writes ------------------------------------------------------------------------------------------------------
+
+    def mark_for(self, database: str, may_use_standbys: bool) -> Mark | None:
+        """What the writes of a frontend are noted on; None when nobody reads them on a standby."""
+        if not self.is_on:
+            return None
+        if self._is_for_all:
+            return self._marks.setdefault(database, Mark())
+        return Mark() if may_use_standbys else None
+
+    def wrote(self, mark: Mark, unit: Unit) -> None:
+        """`unit`, which was answered or lost, may have written something."""
+        worker = unit.worker
+        if worker is not None and not worker.roster.pool.is_primary:
+            return
+        mark.wrote(self._primary.progress)
+        if self._is_for_all and unit.verdict.ddl:  # roles and databases are seen in all databases
+            for each in self._marks.values():
+                each.wrote(self._primary.progress)
+
+    # --- reads -------------------------------------------------------------------------------------------------------
+
+    def find(self, unit: Unit, mark: Mark) -> Pool | None:
+        """The server for a read that must see what is noted on `mark`; None when it has to wait, and is dispatched
+        later."""
+        login = unit.group.login
+        lsn = mark.lsn = freshness.needed(mark.asked, mark.lsn, self._primary.progress)
+        pool = self._choose(login, lsn or NEVER)
+        if pool is self._primary:
+            now = time.monotonic()
+            if self._patience_s and self._may_hope(login, lsn, now):
+                self._wait(_Waiting(unit, mark, now, self._patience_s), now)
+                return None
+        self._refresh(lsn)
+        return pool
+
+    def _wait(self, read: _Waiting, now: float) -> None:
+        self._waiting.append(read)
+        self._ask_for(read, now, 0.0)
+        if self._server is None:
+            self._server = gevent.spawn(self._serve)
+        elif len(self._waiting) == 1:
+            self._wake.set()
+
+    def _serve(self) -> None:
+        while True:
+            self._wake.wait(self._next_look_s(time.monotonic()))
+            self._wake.clear()
+            try:
+                self._look(time.monotonic())
+            except Exception:  # whatever it is, the others still wait
+                log.exception("a read that waited for a standby could not be given to a worker")
+
+    def _next_look_s(self, now: float) -> float | None:
+        if not self._waiting:
+            return None
+        return max(0.0, min(freshness.pause(now - self._waiting[-1].since), self._waiting[0].deadline - now))
+
+    def _look(self, now: float) -> None:
+        """Dispatch those who need wait no more, and ask for the others."""
+        waiting, self._waiting = self._waiting, deque()
+        pause_s = freshness.pause(now - waiting[-1].since) if waiting else 0.0
+        try:
+            while waiting:
+                read = waiting.popleft()
+                if read.unit.is_wanted and not self._dispatch(read, now):
+                    self._waiting.append(read)
+                    self._ask_for(read, now, pause_s)
+        finally:
+            self._waiting.extend(waiting)
+
+    def _dispatch(self, read: _Waiting, now: float) -> bool:
+        """Give the read to the server that may have it now; False when there is none and it goes on waiting."""
+        login, mark = read.unit.group.login, read.unit.frontend.mark
+        read.lsn = freshness.needed(read.asked, read.lsn, self._primary.progress)
+        if mark is not None and mark.asked == read.asked:
+            mark.lsn = read.lsn
+        pool = self._choose(login, read.lsn) if read.lsn else self._primary
+        if pool is self._primary:
+            if now < read.deadline and self._may_hope(login, read.lsn, now):
+                return False
+            if read.lsn and now >= read.deadline:
+                self._late = max(self._late, read.lsn)
+                self._ask_server(self._primary, now, _REFRESH_S)  # it may have lost what it has said
+        pool.roster(login).dispatch(read.unit)
+        return True
+
+    def _may_hope(self, login: Login, lsn: int, now: float) -> bool:
+        usable = [pool.progress for pool in self._standbys if pool.may_serve(login)]
+        return freshness.may_hope(lsn, usable, self._primary.progress, self._late, now)
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def _ask_for(self, read: _Waiting, now: float, pause_s: float) -> None:
+        if not read.lsn:
+            self._ask_server(self._primary, now, _GAP_S)
+            return
+        for pool in self._standbys:
+            if pool.progress.lsn < read.lsn and pool.may_serve(read.unit.group.login):
+                self._ask_server(pool, now, pause_s)
+
+    def _refresh(self, lsn: int) -> None:
+        """Ask whoever might have had the read but for what is not known, for the next one."""
+        if not lsn:
+            self._ask_server(self._primary, time.monotonic(), _REFRESH_S)
+        if self._late:
+            lsn = max(lsn, self._late)
+        for pool in self._standbys:
+            if pool.progress.lsn < lsn:
+                self._ask_server(pool, time.monotonic(), _REFRESH_S)
+
+    def _ask_server(self, pool: Pool, now: float, every_s: float) -> None:
+        if not pool.is_down and pool.progress.may_ask(now, every_s):
+            gevent.spawn(self._question, pool, pool.progress.begin(now))
+
+    def _question(self, pool: Pool, number: int) -> None:
+        try:
+            lsn = self._lsn_of(pool)
+        except PoolError as error:
+            pool.progress.fail(time.monotonic())
+            self._failed(pool, error)
+        else:
+            pool.progress.answer(number, lsn)
+            self._answered(pool)
+            reached = max(each.progress.lsn for each in self._standbys)
+            if reached >= min(self._late, self._primary.progress.lsn):
+                self._late = 0
+        self._wake.set()
+
+    def _lsn_of(self, pool: Pool) -> int:
+        """The end of the primary's WAL, or what a standby has replayed.
+
+        raises   PoolError
+        """
+        rows = self._ask(pool.address, None, WRITTEN_SQL if pool.is_primary else REPLAYED_SQL)
+        if not rows or rows[0][0] is None:
+            raise AdminQueryFailed(f"{pool.describe()} is no such server", detail="It is not in recovery.")
+        high, _, low = rows[0][0].partition("/")
+        lsn = int(high, 16) << 32 | int(low, 16)
+        return freshness.record_end(lsn, *rows[0][1:]) if pool.is_primary else lsn
+
+    def _failed(self, pool: Pool, error: PoolError) -> None:
+        if pool not in self._unanswered:
+            self._unanswered.add(pool)
+            log.warning("%s could not be asked how far it is: %s", pool.describe(), error)
+
+    def _answered(self, pool: Pool) -> None:
+        if pool in self._unanswered:
+            self._unanswered.remove(pool)
+            log.info("%s says again how far it is", pool.describe())
+
+    # --- standbys that are too far behind ----------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Keep those left out that are further behind than max_lag, as long as the pool runs."""
+        if self._standings:
+            threads = [gevent.spawn(self._watch, pool) for pool in self._standings]
+            threads.append(gevent.spawn(self._watch_primary))
+            try:
+                gevent.joinall(threads)
+            finally:
+                gevent.killall(threads)
+
+    def _watch_primary(self) -> None:
+        while True:
+            asked_at = time.monotonic()
+            try:
+                lsn = self._lsn_of(self._primary)
+            except PoolError as error:
+                self._history.failed(time.monotonic())
+                self._failed(self._primary, error)
+            else:
+                is_first = not self._history
+                self._history.add(lsn, asked_at, time.monotonic())
+                self._answered(self._primary)
+                for event in self._look_at.values() if is_first else ():
+                    event.set()
+            gevent.sleep(self._look_every_s)
+
+    def _watch(self, pool: Pool) -> None:
+        standing, look_at = self._standings[pool], self._look_at[pool]
+        while True:
+            if not pool.is_down:
+                asked_at = time.monotonic()
+                why = ""
+                try:
+                    lsn = self._lsn_of(pool)
+                except PoolError as error:
+                    standing.failed(asked_at, self._max_lag)
+                    why = f"it could not be asked how far it is: {error}"
+                else:
+                    standing.seen(lsn, asked_at, self._history, self._max_lag)
+                pool.is_behind = not standing.is_in
+                self._say(pool, standing, why)
+            look_at.wait(self._look_every_s if standing.is_known else min(self._look_every_s, _IMPATIENT_S))
+            look_at.clear()
+
+    def _say(self, pool: Pool, standing: Standing, why: str) -> None:
+        if standing.is_in and pool in self._left_out:
+            self._left_out.remove(pool)
+            log.info("%s is used again: it has caught up", pool.describe())
+        elif not standing.is_in and standing.is_known and pool not in self._left_out:
+            self._left_out.add(pool)
+            behind = f"it is {standing.behind_s:.1f} s behind the primary, and max_lag is {self._max_lag:g} s"
+            log.warning("%s is left out: %s", pool.describe(), why or behind)
+
+    def came_in(self, pool: Pool, was_away: bool) -> None:
+        """A worker has logged in to a standby, which may have been restarted since it was asked how far it is; if it
+        `was_away` it may have much to catch up."""
+        pool.progress.forget()
+        if was_away and pool in self._standings:
+            self._standings[pool].forget()
+            pool.is_behind = True
+            self._look_at[pool].set()
