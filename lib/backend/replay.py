@@ -177,7 +177,6 @@ class Replay:
                 return False
             if read.lsn and now >= read.deadline:
                 self._late = max(self._late, read.lsn)
-                self._ask_server(self._primary, now, _REFRESH_S)  # it may have lost what it has said
         pool.roster(login).dispatch(read.unit)
         return True
 
@@ -197,10 +196,9 @@ class Replay:
 
     def _refresh(self, lsn: int) -> None:
         """Ask whoever might have had the read but for what is not known, for the next one."""
-        if not lsn:
+        if not lsn or self._late:  # where nobody comes as far, the primary may have lost what it has said
             self._ask_server(self._primary, time.monotonic(), _REFRESH_S)
-        if self._late:
-            lsn = max(lsn, self._late)
+        lsn = max(lsn, self._late)
         for pool in self._standbys:
             if pool.progress.lsn < lsn:
                 self._ask_server(pool, time.monotonic(), _REFRESH_S)
