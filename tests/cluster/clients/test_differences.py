@@ -1,0 +1,119 @@
+"""Where a client in statement mode can tell the pooler from PostgreSQL: each row of the list in docs/clients.md.
+
+A test that fails here because both do the same is good news, and its row is to be taken out of the list.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import NamedTuple
+
+import psycopg
+import pytest
+
+from tests import roles
+from tests.cluster.clients.test_idle import DOCUMENT, rows
+from tests.cluster.clients.tools import new_role
+from tests.cluster.conftest import Address
+from tests.cluster.wire import Wire, query, refusal, startup
+from tests.workplace import wait_until
+
+SECTION = "Where a client can tell"
+
+
+class Both(NamedTuple):
+    directly: Address
+    pooled: Address
+
+
+@pytest.fixture
+def both(cluster, pooler) -> Both:
+    primary = cluster.primary
+    return Both(Address(primary.host, primary.port, primary), Address(pooler.host, pooler.port, primary))
+
+
+def test_every_difference_in_the_document_has_its_test_and_every_test_its_row():
+    named = {name for row in rows(SECTION).values() for name in re.findall(r"`(test_\w+)`", row[-1])}
+    here = {name for name in vars(sys.modules[__name__]) if name.startswith("test_") and "document" not in name}
+    assert named == here, DOCUMENT
+
+
+def test_currval_is_refused_outside_of_a_transaction(both):
+    both.directly.query("drop sequence if exists numbers; create sequence numbers; grant all on numbers to public")
+    with Wire(both.directly) as wire:
+        assert wire.value("select nextval('numbers')") == wire.value("select currval('numbers')") == "1"
+    with Wire(both.pooled) as wire:
+        assert wire.value("select nextval('numbers')") == "2"
+        assert wire.error("select currval('numbers')")["C"] == "55000"
+        wire.rows("begin")
+        assert wire.value("select nextval('numbers')") == "3"
+        assert wire.value("select lastval() + currval('numbers')") == "6"
+        wire.rows("commit")
+
+
+def test_pid_and_port_are_those_of_a_worker(both):
+    mine = "select pg_backend_pid(), inet_client_port()"
+    with Wire(both.directly) as wire:
+        assert wire.rows(mine) == [[str(wire.key[0]), str(wire.sock.getsockname()[1])]]
+    with Wire(both.pooled) as wire:
+        pid, port = wire.rows(mine)[0]
+        assert pid != str(wire.key[0])
+        assert port != str(wire.sock.getsockname()[1])
+        wire.rows("begin")  # the same one until its end
+        assert len({wire.value("select pg_backend_pid()") for _ in range(5)}) == 1
+        wire.rows("commit")
+
+
+def test_what_code_sets_unseen_is_gone_the_first_time(both):
+    hidden = "do $$ begin execute 'set work_m' || 'em to ''5432kB'''; end $$"
+    with Wire(both.directly) as wire:
+        wire.rows(hidden)
+        assert wire.value("show work_mem") == "5432kB"
+    with Wire(both.pooled) as wire:
+        before = wire.value("show work_mem")
+        wire.rows(hidden)
+        assert wire.value("show work_mem") == before
+        wire.rows("begin")  # here it lasts as long as the transaction
+        wire.rows(hidden)
+        assert wire.value("show work_mem") == "5432kB"
+        wire.rows("rollback")
+
+
+def test_replication_is_refused(both):
+    request = startup(3 << 16, {"user": roles.TRUST.name, "database": roles.DATABASE, "replication": "database"})
+    both.directly.query(f"alter role {roles.TRUST.name} replication")
+    try:
+        with Wire(both.directly, login=False) as wire:
+            wire.send(request)
+            assert wire.until_ready()[-1].tag == "Z"
+        assert refusal(both.pooled, replication="database")["C"] == "0A000"
+    finally:
+        both.directly.query(f"alter role {roles.TRUST.name} noreplication")
+
+
+def test_idle_session_timeout_does_not_end_the_client(both):
+    role = new_role(both.directly, "app_idle_timeout")
+    both.directly.query("alter role app_idle_timeout set idle_session_timeout = 100")
+    with psycopg.connect(**both.directly.libpq(role), autocommit=True) as connection:
+        wait_until(lambda: not both.directly.query("select 1 from pg_stat_activity where usename = 'app_idle_timeout'"))
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("select 1")
+    with psycopg.connect(**both.pooled.libpq(role), autocommit=True) as connection:
+        assert connection.execute("show idle_session_timeout").fetchone() == ("100ms",)
+        wait_until(lambda: not both.directly.query("select 1 from pg_stat_activity where usename = 'app_idle_timeout'"))
+        assert connection.execute("select 'alive'").fetchone() == ("alive",)
+
+
+def test_client_outlives_its_backend_in_a_single_statement(both):
+    end = "select pg_terminate_backend(pid) from pg_stat_activity where query = 'select pg_sleep(32)'"
+    for address, state in ((both.directly, "57P01"), (both.pooled, "08007")):
+        with Wire(address) as wire:
+            wire.send(query("select pg_sleep(32)"))
+            wait_until(lambda: both.directly.query(end), 20, "the statement to run")
+            error = wire.until("E")[-1].fields
+            assert error["C"] == state
+            if address is both.pooled:
+                assert error["S"] == "ERROR"
+                wire.until_ready()
+                assert wire.value("select 'alive'") == "alive"
