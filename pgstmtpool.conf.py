@@ -51,6 +51,16 @@ all = {
     # How many bytes of an answer may wait for a frontend that does not read it before its worker stops reading, too.
     # 'client_buffer': 1048576,
 
+    # --- TLS, as docs/tls.md describes it --------------------------------------------------------------------------
+
+    # The certificate that frontends are shown, and its private key; the files are read again when they change. Then
+    # frontends may use TLS ('prefer'), or must: 'require', or 'verify-full' (with a certificate of the authorities in
+    # client_tls_ca_file).
+    # 'client_tls_sslmode': 'prefer',
+    # 'client_tls_cert_file': '',
+    # 'client_tls_key_file': '',
+    # 'client_tls_ca_file': '',
+
     # --- Workers ---------------------------------------------------------------------------------------------------
 
     # How many workers (connections to a server) the frontends of a user and database have: the n-th number of

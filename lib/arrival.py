@@ -1,8 +1,8 @@
-"""From an accepted connection to a frontend that is served: first packets, limits, login, greeting.
+"""From an accepted connection to a frontend that is served: limits, login, greeting.
 
-Green. Who a frontend is and whether it may come in is decided in `lib.login`; here it is counted, grouped, told its
-parameters and its cancel key, and forgotten when it is gone. A CancelRequest is answered here too, for it comes on a
-connection of its own.
+Green. The first packets are `lib.door`'s. Who a frontend is and whether it may come in is decided in `lib.login`; here
+it is counted, grouped, told its parameters and its cancel key, and forgotten when it is gone. A CancelRequest is
+answered here too, for it comes on a connection of its own.
 
 source: protocol-flow.html#PROTOCOL-FLOW-START-UP, protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS
 """
@@ -13,11 +13,9 @@ import hmac
 import logging
 import os
 import secrets as random
-import struct
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import gevent
 from gevent.event import AsyncResult
 
 from lib import login, net
@@ -30,25 +28,23 @@ from lib.backend.dialogue import Answer
 from lib.backend.unit import Visit
 from lib.backend.worker import Worker
 from lib.directory import Directory
+from lib.door import Caller, Door
 from lib.errors import (
-    LoginTimeout,
     PoolError,
-    ProtocolViolation,
     ReplicationRefused,
     ServerRefused,
     ShuttingDown,
     TooManyFrontends,
 )
 from lib.frontend import Frontend
+from lib.tls import HandshakeFailed
 from lib.wire import messages
-from lib.wire.framing import MAX_STARTUP_BYTES
 
 if TYPE_CHECKING:
     from lib.config import Settings
+    from lib.tlsfiles import Identity, Watched
 
 log = logging.getLogger(__name__)
-
-_MAX_REQUESTS = 4  # SSLRequest and GSSENCRequest may come before the startup packet, each once
 
 
 class Arrivals:
@@ -58,8 +54,12 @@ class Arrivals:
     connected   connections with a startup packet, those that are still logging in included
     """
 
-    def __init__(self, settings: Settings, cluster: Cluster, directory: Directory, secrets: Secrets) -> None:
+    def __init__(
+        self, settings: Settings, cluster: Cluster, directory: Directory, secrets: Secrets,
+        identity: Watched[Identity] | None = None,
+    ) -> None:  # fmt: skip
         self.settings = settings
+        self.door = Door(settings, identity)
         self.cluster = cluster
         self.directory = directory
         self.secrets = secrets
@@ -74,43 +74,29 @@ class Arrivals:
 
     def handle(self, stream: net.Stream) -> None:
         """One connection, from its first byte to its last."""
+        caller = Caller(stream)
         try:
-            first = self._first_packet(stream)
+            first = self.door.receive(caller)
             if isinstance(first, messages.Cancel):
                 self._cancel(first)
-            elif first is not None:
-                self._serve(stream, first)
+            else:
+                self._serve(caller, first)
+        except HandshakeFailed as error:
+            log.info("could not accept a TLS connection from %s: %s", caller, error)
         except ServerRefused as error:
             log.info("login failed: %s", error)
-            stream.write(messages.with_severity(error.raw, "FATAL"))
+            caller.stream.write(messages.with_severity(error.raw, "FATAL"))
         except PoolError as error:
             log.info("login failed: %s", error)
-            stream.write(messages.error_response(error, "FATAL"))
+            caller.stream.write(messages.error_response(error, "FATAL"))
         except EOFError:
             pass
         finally:
-            stream.close()
-
-    def _first_packet(self, stream: net.Stream) -> messages.Startup | messages.Cancel | None:
-        """The startup packet, or a CancelRequest; None when the frontend did not finish it in time."""
-        late = LoginTimeout("canceling authentication due to timeout")
-        with gevent.Timeout(self.settings.auth_timeout, late):
-            for _ in range(_MAX_REQUESTS):
-                length = struct.unpack("!I", stream.recv_exactly(4))[0]
-                if not 8 <= length <= MAX_STARTUP_BYTES:
-                    raise ProtocolViolation("invalid length of startup packet")
-                first = messages.read_startup(stream.recv_exactly(length - 4))
-                if not isinstance(first, int):
-                    return first
-                if stream.has_rest:
-                    # What came unencrypted behind the request could pass for encrypted (CVE-2021-23214).
-                    raise ProtocolViolation("received unencrypted data after an encryption request")
-                stream.write(b"N")
-        raise ProtocolViolation("too many encryption requests")
+            caller.stream.close()
 
     # --- login -------------------------------------------------------------------------------------------------------
 
-    def _serve(self, stream: net.Stream, startup: messages.Startup) -> None:
+    def _serve(self, caller: Caller, startup: messages.Startup) -> None:
         if self.is_stopping:
             raise ShuttingDown("the pool is shutting down")
         if self.connected >= self.settings.max_client_conn:
@@ -125,19 +111,19 @@ class Arrivals:
         try:
             if startup.version > messages.PROTOCOL_3_2 or startup.options:
                 spoken = min(startup.version, messages.PROTOCOL_3_2)
-                stream.write(messages.negotiate_protocol_version(spoken, startup.options))
-            self._let_in(stream, startup)
+                caller.stream.write(messages.negotiate_protocol_version(spoken, startup.options))
+            self._let_in(caller, startup)
         finally:
             self.connected -= 1
 
-    def _let_in(self, stream: net.Stream, startup: messages.Startup) -> None:
+    def _let_in(self, caller: Caller, startup: messages.Startup) -> None:
         packet, settings = tuning.split(startup.parameters)
-        host, port, uid = net.peer_address(stream)
+        stream = caller.stream
         who = self.cluster.login(startup.user, startup.database, packet)
         login.admit(
             stream,
             startup,
-            Peer.at(host, uid),
+            Peer.at(caller.host, caller.uid, stream.is_encrypted),
             self.directory,
             lambda: self._needs_worker(who),
             lambda answer: self._start_worker(who, answer),
@@ -151,10 +137,8 @@ class Arrivals:
         who.frontends += 1
         try:
             self._learn_parameters(group)
-            peer = f"{host}:{port}" if host else f"unix uid {uid}"
-            frontend = Frontend(
-                stream, self.cluster, group, self._new_key(startup.version), peer, self._may_use_standbys(startup)
-            )
+            key = self._new_key(startup.version)
+            frontend = Frontend(stream, self.cluster, group, key, str(caller), self._may_use_standbys(startup))
             self._greet(frontend)
         finally:
             who.frontends -= 1

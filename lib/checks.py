@@ -205,6 +205,11 @@ def file_name(given: object, text: bool) -> str:
     raise Wrong(Problem("", shown(given), "the name of a file, as 'trigger'"))
 
 
+def optional_file_name(given: object, text: bool) -> str:
+    """A file, or '' for none."""
+    return "" if given == "" else file_name(given, text)
+
+
 def file_mode(given: object, text: bool) -> FileMode:
     value = given
     if text and isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{1,4}", value):

@@ -24,7 +24,11 @@ from lib.errors import ConfigError
 REQUIRED = object()
 
 NET, SERVERS, WORKERS, LIMITS = "Listening", "Servers", "Workers", "Limits"
+TLS = "TLS"
 SESSIONS, HA, UPKEEP = "Sessions", "High availability", "Upkeep"
+
+
+SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 class Setting(NamedTuple):
@@ -128,6 +132,30 @@ class Settings:
         "How often all servers are asked how far they are, where `max_lag` is set; at least twice in `max_lag`. For so "
         "long a standby that falls behind may go unnoticed.",
         "Shorter notices it sooner; each look is one small query to each server.",
+    )
+    client_tls_sslmode: str = _row(
+        TLS, "word", "", "prefer", False, checks.choice(*SSLMODES),
+        "Whether frontends on TCP may or must use TLS, as in PgBouncer: `'disable'`; `'allow'` or `'prefer'`, which "
+        "are the same: whoever asks for it; `'require'`: all; `'verify-ca'` or `'verify-full'`, which are the same: "
+        "all, and with a certificate of `client_tls_ca_file`. Without `client_tls_cert_file` there is no TLS.",
+        "`hostssl` and `hostnossl` rules of pg_hba.conf say the same for some frontends; this says it for all.",
+    )
+    client_tls_cert_file: str = _row(
+        TLS, "file name", "", "", False, checks.optional_file_name,
+        "The certificate that frontends are shown (PEM), with those of intermediate authorities behind it. When the "
+        "file changes it is read again within a second or two; connections that are there stay.",
+        "One that cannot be used is logged, and the last one is shown on.",
+    )
+    client_tls_key_file: str = _row(
+        TLS, "file name", "", "", False, checks.optional_file_name,
+        "Its private key (PEM, without a passphrase).",
+        "Only the pool's user should be able to read it.",
+    )
+    client_tls_ca_file: str = _row(
+        TLS, "file name", "", "", False, checks.optional_file_name,
+        "Certificates of the authorities (PEM) that certificates of frontends are checked against; with it, frontends "
+        "are asked for one. `cert` rules and `clientcert` options of pg_hba.conf need it.",
+        "A frontend whose certificate does not hold is refused, whatever the rules say; one without is not.",
     )
     worker_min_cnt: tuple[int, ...] = _row(
         WORKERS, "list of integers", "", [], True, checks.list_of(checks.whole(1, 100_000)),
@@ -406,6 +434,22 @@ def _conflicts(values: Mapping[str, Any]) -> list[str]:
     for name, server in servers:
         if any(each.meets(server) for each in listen):
             complaints.append(f"{server} is in listen and {name}: wanted another port, as the pool would meet itself")
+    return complaints + _tls_conflicts(values)
+
+
+def _tls_conflicts(values: Mapping[str, Any]) -> list[str]:
+    """What is missing beside the TLS settings that were given."""
+    complaints = []
+    for side in ("client",):
+        cert, key = f"{side}_tls_cert_file", f"{side}_tls_key_file"
+        for one, other in ((cert, key), (key, cert)):
+            if values.get(one) and not values.get(other):
+                complaints.append(f"{one} is given without {other}: wanted both, or neither")
+    mode = values.get("client_tls_sslmode", "prefer")
+    if mode in ("require", "verify-ca", "verify-full") and not values.get("client_tls_cert_file"):
+        complaints.append(f"client_tls_sslmode is {mode!r}: wanted client_tls_cert_file, too")
+    if mode.startswith("verify") and not values.get("client_tls_ca_file"):
+        complaints.append(f"client_tls_sslmode is {mode!r}: wanted client_tls_ca_file, too")
     return complaints
 
 

@@ -25,6 +25,7 @@ from gevent import get_hub, getcurrent
 from gevent.event import Event
 from greenlet import greenlet
 
+from lib.auth.certificate import Names
 from lib.errors import ProtocolViolation, ServerUnreachable
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,13 @@ class Stream:
 
     pending      bytes written that the kernel has not taken yet
     is_closed    closed here, or broken: what is written goes nowhere
+
+    is_encrypted, certificate, binding   see lib.tls: a plain stream has nothing of that
     """
+
+    is_encrypted: bool = False
+    certificate: Names | None = None
+    binding: bytes | None = None
 
     __slots__ = (
         "_arrived",
@@ -190,6 +197,10 @@ class Stream:
         """Whether bytes have been read that nobody has taken yet."""
         return bool(self._rest)
 
+    def unread(self, data: bytes) -> None:
+        """Have whoever reads next read this first."""
+        self._rest = data + self._rest
+
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
@@ -272,6 +283,19 @@ class Stream:
         except OSError:
             self._break()
 
+    def detach(self) -> socket.socket:
+        """Give the socket up to a stream of another kind; this one is closed, and closing it again does nothing."""
+        self.is_closed = True
+        self._close_watchers()
+        return self.sock
+
+    def _close_watchers(self) -> None:
+        self._read_watcher.stop()
+        self._read_watcher.close()
+        if self._write_watcher is not None:
+            self._write_watcher.stop()
+            self._write_watcher.close()
+
     def _break(self) -> None:
         # The peer is gone: nothing can be sent any more, and whoever waits for that is let go.
         self.pending = 0
@@ -285,11 +309,7 @@ class Stream:
         self.is_closed = True
         self.pending = 0
         self._outbox.clear()
-        self._read_watcher.stop()
-        self._read_watcher.close()
-        if self._write_watcher is not None:
-            self._write_watcher.stop()
-            self._write_watcher.close()
+        self._close_watchers()
         self.sock.close()
         self._let_go()
         owner, self._owner = self._owner, None

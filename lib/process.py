@@ -16,7 +16,7 @@ import time
 import gevent
 from gevent.event import Event
 
-from lib import __version__, net
+from lib import __version__, net, tlsfiles
 from lib.admin import Admin
 from lib.arrival import Arrivals
 from lib.auth.credential import Secrets
@@ -43,6 +43,7 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.identity = tlsfiles.for_frontends(settings)
         self.admin = Admin(settings.admin_cnn)
         self.secrets = Secrets(settings.conn_params)
         # A server that is frozen when it is asked how far it is keeps no login waiting.
@@ -55,7 +56,7 @@ class Process:
             self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval
         )
         self.cluster.on_ddl = self.directory.outdate
-        self.arrivals = Arrivals(settings, self.cluster, self.directory, self.secrets)
+        self.arrivals = Arrivals(settings, self.cluster, self.directory, self.secrets, self.identity)
         self._fingerprints: dict[str, str] = {}
         self._defaults: list[tuple] | None = None
         self._stop = Event()
@@ -77,6 +78,7 @@ class Process:
         sweep = gevent.spawn(self._sweep)
         loops = (self._look_at_primary, self._census, self._look_for_ddl, self.cluster.replay.watch)
         threads = [gevent.spawn(loop) for loop in loops]
+        threads.append(gevent.spawn(tlsfiles.watch, self.identity))
         self._stop.wait()
         log.info("stopping: %d frontends", len(self.arrivals.frontends))
         for listener in listeners:
@@ -214,4 +216,9 @@ def run(settings: Settings) -> int:
         log.warning("%s", warning)
     _raise_file_limit(settings.max_client_conn + 500)
     gc.freeze()  # what is there now stays; the collector need not look at it again
-    return Process(settings).run()
+    try:
+        process = Process(settings)
+    except tlsfiles.FilesUnusable as error:
+        log.error("cannot use TLS: %s", error)
+        return 1
+    return process.run()

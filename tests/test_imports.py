@@ -26,12 +26,12 @@ LAYERS = {
         backend.waiting virtual
         ha ha.machine console console.commands
     """,
-    "net": "net",
+    "net": "net tls tlsfiles",
     "backend": """
         admin directory backend.unit backend.dialogue backend.relay backend.riders backend.upkeep
         backend.worker backend.roster backend.pool backend.catalogs backend.replay backend.cluster
     """,
-    "frontend": "login streaming frontend arrival ha.executor console.pseudodb",
+    "frontend": "login streaming frontend door arrival ha.executor console.pseudodb",
     "process": "process",
     "supervisor": "supervisor",
     "main": "pgstmtpool",
@@ -49,7 +49,7 @@ IMPURE_CALLS = {"open", "print", "input", "now", "today", "utcnow"}
 ALONE = {
     "psycopg2": {"admin"},
     "socket": {"net"},
-    "ssl": {"net"},
+    "ssl": {"tls", "tlsfiles"},
     "configobj": {"conffile"},
 }
 # conffile reads the conf file and is pure otherwise; so config can call it, and is loaded by one call.

@@ -1,0 +1,164 @@
+"""Certificates, keys and authorities: read from their files, and again when the files change.
+
+Green. New files that cannot be used are logged and change nothing: what was read last stays, and so do all connections,
+for each was made with what there was then. A passphrase is never asked for, as nobody may be there to type it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+import gevent
+
+from lib.auth import certificate
+from lib.tls import ALPN
+
+if TYPE_CHECKING:
+    from lib.config import Settings
+
+log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+_LOOK_S = 1.0
+
+
+class FilesUnusable(Exception):
+    """A certificate, key or list of authorities cannot be read, or they do not fit together."""
+
+
+class Identity(NamedTuple):
+    """What frontends are shown: a context with our certificate in it, and what SCRAM-SHA-256-PLUS is bound to."""
+
+    context: ssl.SSLContext
+    binding: bytes | None
+
+
+class Watched(Generic[Made]):
+    """Something made from files, as they were when they last could be used.
+
+    raises   FilesUnusable, when they cannot be used at the beginning
+    """
+
+    def __init__(self, what: str, files: tuple[str, ...], make: Callable[[], Made]) -> None:
+        self._what = what
+        self._files = tuple(name for name in files if name)
+        self._make = make
+        self._seen = self._stamps()
+        self.made = _made(make)
+
+    def __repr__(self) -> str:
+        return f"<Watched {self._what}: {', '.join(self._files)}>"
+
+    def look(self) -> None:
+        """Read the files again when they have changed since they were read, or tried, last."""
+        seen = self._stamps()
+        if seen == self._seen:
+            return
+        self._seen = seen
+        outcome = gevent.get_hub().threadpool.apply(_attempt, (self._make,))
+        if isinstance(outcome, FilesUnusable):
+            log.error("%s: the files have changed and cannot be used, so nothing changes: %s", self._what, outcome)
+        else:
+            self.made = outcome
+            log.info("%s: the files have changed and are used from now on", self._what)
+
+    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(map(_stamp, self._files))
+
+
+def watch(*watched: Watched | None) -> None:
+    """Look again and again, for ever."""
+    there = [each for each in watched if each is not None]
+    while there:
+        gevent.sleep(_LOOK_S)
+        for each in there:
+            each.look()
+
+
+def _stamp(name: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _made(make: Callable[[], Made]) -> Made:
+    try:
+        return make()
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise FilesUnusable(str(error)) from None
+
+
+def _attempt(make: Callable[[], Made]) -> Made | FilesUnusable:
+    try:
+        return _made(make)
+    except FilesUnusable as error:
+        return error
+
+
+# --- for frontends ---------------------------------------------------------------------------------------------------
+
+
+def for_frontends(settings: Settings) -> Watched[Identity] | None:
+    """What TLS from frontends needs; None when it is not offered.
+
+    raises   FilesUnusable
+    """
+    cert, key = settings.client_tls_cert_file, settings.client_tls_key_file
+    if not cert or settings.client_tls_sslmode == "disable":
+        return None
+    authorities, mode = settings.client_tls_ca_file, settings.client_tls_sslmode
+    return Watched("TLS from frontends", (cert, key, authorities), lambda: _identity(cert, key, authorities, mode))
+
+
+def _identity(cert: str, key: str, authorities: str, mode: str) -> Identity:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _restrict(context)
+    context.num_tickets = 0
+    _load_own(context, cert, key)
+    if authorities:
+        _load_authorities(context, authorities)
+        # Without one of these modes it is up to the rule in pg_hba.conf whether there has to be a certificate.
+        context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_OPTIONAL
+    with open(cert) as file:
+        text = file.read()
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    first = begin + text.partition(begin)[2].partition(end)[0] + end
+    return Identity(context, certificate.binding(ssl.PEM_cert_to_DER_cert(first)))
+
+
+def _restrict(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.set_alpn_protocols([ALPN])
+
+
+def _load_own(context: ssl.SSLContext, cert: str, key: str) -> None:
+    mode = os.stat(key).st_mode
+    if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        log.warning("the private key %s can be read or written by others: give it mode 0600", key)
+    try:
+        context.load_cert_chain(cert, key, password=_no_passphrase)
+    except ssl.SSLError as error:
+        raise FilesUnusable(f"{cert} and {key}: {_words(error)}") from None
+
+
+def _no_passphrase() -> bytes:
+    return b""
+
+
+def _load_authorities(context: ssl.SSLContext, name: str) -> None:
+    try:
+        context.load_verify_locations(name)
+    except ssl.SSLError as error:
+        raise FilesUnusable(f"{name}: {_words(error)}") from None
+
+
+def _words(error: ssl.SSLError) -> str:
+    return (error.reason or "cannot be read as PEM").lower().replace("_", " ")
