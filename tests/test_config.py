@@ -71,6 +71,10 @@ def test_our_own_settings_have_the_agreed_defaults():
         "idle_timeout": 600,
         "server_lifetime": 3600,
         "max_client_conn": 10000,
+        "client_tls_sslmode": "prefer",
+        "client_tls_cert_file": "",
+        "client_tls_key_file": "",
+        "client_tls_ca_file": "",
         "query_wait_timeout": 120,
         "connect_timeout": 15,
         "auth_timeout": 60,
@@ -359,3 +363,24 @@ def test_checking_a_file_needs_no_gevent(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HOME, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"client_tls_cert_file": "a.crt"}, "client_tls_cert_file is given without client_tls_key_file"),
+        ({"client_tls_key_file": "a.key"}, "client_tls_key_file is given without client_tls_cert_file"),
+        ({"client_tls_sslmode": "require"}, "client_tls_sslmode is 'require': wanted client_tls_cert_file, too"),
+        (
+            {"client_tls_sslmode": "verify-full", "client_tls_cert_file": "a.crt", "client_tls_key_file": "a.key"},
+            "client_tls_sslmode is 'verify-full': wanted client_tls_ca_file, too",
+        ),
+        ({"client_tls_sslmode": "sometimes"}, "wanted one of 'disable', 'allow', 'prefer'"),
+    ],
+    ids=["no key", "no certificate", "nothing to show", "no authority", "no such mode"],
+)
+def test_tls_settings_that_lack_something_are_refused(given, wanted):
+    assert wanted in complaint(**given)
