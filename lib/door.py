@@ -16,7 +16,6 @@ import gevent
 
 from lib import net, tls
 from lib.errors import LoginTimeout, NotAuthorized, ProtocolViolation, UnsupportedProtocol
-from lib.tls import HandshakeFailed
 from lib.wire import messages
 from lib.wire.framing import MAX_STARTUP_BYTES
 
@@ -74,9 +73,7 @@ class Door:
         asked: set[int] = set()
         first_byte = caller.stream.recv_exactly(1)
         caller.stream.unread(first_byte)
-        if first_byte == tls.HANDSHAKE:
-            if self._offered(caller) is None:
-                raise HandshakeFailed("there is no TLS here")
+        if first_byte == tls.HANDSHAKE and self._offered(caller) is not None:
             self._encrypt(caller, is_direct=True)
         while True:
             length = struct.unpack("!I", caller.stream.recv_exactly(4))[0]
