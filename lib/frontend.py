@@ -55,6 +55,7 @@ _READ_OUT_S = 10.0  # how long a frontend that was ended may take to read what i
 class Frontend:
     """One client connection that was let in.
 
+    home        the group of its startup packet, which a RESET goes back to
     status      the transaction status that the frontend was told last (I, T, E)
     worker      the one that it holds between two units: in a transaction, or for its session
     unit        the one that is on its way, or None
@@ -78,6 +79,7 @@ class Frontend:
         "_wake",
         "cluster",
         "group",
+        "home",
         "is_gone",
         "key",
         "mark",
@@ -106,7 +108,7 @@ class Frontend:
         self.stream = stream
         self.cluster = cluster
         self.settings: Settings = cluster.settings
-        self.group = group
+        self.group = self.home = group
         self.router = cluster.router(group.login.database)
         self.key = key
         self.peer = peer
@@ -279,7 +281,9 @@ class Frontend:
         if not self._pumping:
             self._pumping = True
             while self.pending and self.unit is None and not self.is_gone:
-                self._start(self.pending.popleft())
+                unit = self.pending.popleft()
+                unit.group = self.group  # which the one before it may have changed
+                self._start(unit)
             self._pumping = False
         if self._wake is not None:
             self._wake.set()
@@ -332,11 +336,9 @@ class Frontend:
         if self.streaming.unit is unit:
             self.streaming.end(unit)
             self._parsed = self.unnamed
-        if unit.verdict.resets and self.worker is not None and status != b"E" and not self.is_gone:
-            sql = self.group.restore(unit.verdict.resets)
-            if sql:
-                self.worker.run_restore(sql, self._restored)
-                return
+        worker = self.worker
+        if worker is not None and worker.unsettled and not self.is_gone and worker.settle(unit, status):
+            return
         self._finish()
 
     def read_done(self, unit: Unit) -> None:
@@ -346,7 +348,8 @@ class Frontend:
         if self.pending or self._changed_parameters or self._wake is not None or self._stopping:
             self._finish()
 
-    def _restored(self) -> None:
+    def settled(self) -> None:
+        """What its last unit has set is known now, and startup values that it has reset are restored."""
         self._finish()
         self._give_back_if_gone()
 
@@ -434,7 +437,7 @@ class Frontend:
         said = f"The server said: {goodbye.get('M')} ({goodbye.get('C')})." if goodbye else None
         if mid_message:
             self.close()
-        elif worker.session:
+        elif worker.session or worker.is_settling:
             in_flight = "It is not known whether the statement took effect. " if unit and unit.worker is worker else ""
             detail = in_flight + (said or "")
             self.end(BackendLost("the server connection with the state of this session was lost", detail=detail))

@@ -22,14 +22,14 @@ LAYERS = {
     "pure": """
         lib errors checks conffile config metrics
         route route.* wire wire.* auth auth.*
-        backend backend.crowd backend.dispatch backend.freshness backend.lag backend.traces backend.tuning
-        backend.waiting virtual
+        backend backend.crowd backend.dispatch backend.freshness backend.lag backend.settings
+        backend.traces backend.tuning backend.waiting virtual
         ha ha.machine console console.commands
     """,
     "net": "net tls tlsfiles",
     "backend": """
         admin directory backend.unit backend.dialogue backend.relay backend.riders backend.upkeep
-        backend.worker backend.roster backend.pool backend.catalogs backend.replay backend.cluster
+        backend.settling backend.worker backend.roster backend.pool backend.catalogs backend.replay backend.cluster
     """,
     "frontend": "login streaming frontend door arrival ha.executor console.pseudodb",
     "process": "process",

@@ -123,9 +123,10 @@ def test_writes_and_waits_leave_nothing_but_take_no_riders(text):
         ("abort transaction and no chain", "TRANSACTION ends"),
         ("commit; commit", "TRANSACTION"),
         ("fetch 5 from c", "TRANSACTION"),
-        ("close c", "TRANSACTION"),
         ("set local a = 1", "TRANSACTION"),
         ("set transaction read only", "TRANSACTION"),
+        ("set transaction_isolation to serializable", "TRANSACTION"),
+        ("reset transaction isolation level", "TRANSACTION"),
         ("set session transaction read only", "TRANSACTION"),
         ("set constraints all deferred", "TRANSACTION"),
     ],
@@ -134,59 +135,137 @@ def test_transaction_commands_hold_no_longer_than_their_transaction(text, expect
     assert brief(text) == expected
 
 
+ANY = {"*"}
+WHO = {"role", "session_authorization"}
+
+
 @pytest.mark.parametrize(
-    ("text", "resets"),
+    ("text", "sets", "resets"),
     [
-        ("set a = 1", set()),
-        ("set session a to 'b', 'c'", set()),
-        ("set local.a = 1", set()),
-        ("set session.a = 1", set()),
-        ("set time zone 'UTC'", set()),
-        ("set role x", set()),
-        ("set session authorization x", set()),
-        ("set session characteristics as transaction read only", set()),
-        ("set search_path to \"default\"", set()),
-        ("set a to default", {"a"}),
-        ("set session A.B = default", {"a.b"}),
-        ("set time zone local", {"timezone"}),
-        ("set role none", {"role"}),
-        ("set session authorization default", {"session_authorization"}),
-        ("reset search_path", {"search_path"}),
-        ("RESET \"DateStyle\"", {"datestyle"}),
-        ("reset a.b", {"a.b"}),
-        ("reset time zone", {"timezone"}),
-        ("reset session authorization", {"session_authorization"}),
-        ("reset transaction isolation level", {"transaction_isolation"}),
-        ("reset all", {"*"}),
-        ("discard all", {"*"}),
-        ("select set_config('a', 'b', false)", set()),
-        ("select set_config('a', 'b', $1)", set()),
-        ("select set_config('a', 'b', not true)", set()),
-        ("select set_config('a', 'b', true), set_config('a', 'b', false)", set()),
-        ("select set_config(is_local => false, new_value => 'b', setting_name => true)", set()),
-        ("select pg_catalog . set_config ('a', 'b', false)", set()),
-        ("select \"set_config\"('a', 'b', false)", set()),
-        ("select SET_CONFIG/**/('a', 'b', false)", set()),
-        ("select distinct on (a) set_config('a', 'b', false) from t", set()),
-        ("select 1 where set_config('a', 'b', false) > ''", set()),
-        ("select ('x').set_config", set()),
-        ("explain analyze select set_config('a', 'b', false)", set()),
+        ("set a = 1", {"a"}, set()),
+        ("set session a to 'b', 'c'", {"a"}, set()),
+        ("set local.a = 1", {"local.a"}, set()),
+        ("set session.a = 1", {"session.a"}, set()),
+        ("set \"App\" . \"User\" to 'x'", {"app.user"}, set()),
+        ("set time zone 'UTC'", {"timezone"}, set()),
+        ("set time zone interval '+01:00' hour to minute", {"timezone"}, set()),
+        ("set names 'utf8'", {"client_encoding"}, set()),
+        ("set schema 'a'", {"search_path"}, set()),
+        ("set xml option document", {"xmloption"}, set()),
+        ("set role x", {"role"}, set()),
+        ("set role none", {"role"}, set()),
+        ("set role to none", {"role"}, set()),
+        ("set session authorization x", {"session_authorization"}, set()),
+        ("set session session authorization x", {"session_authorization"}, set()),
+        ("set session characteristics as transaction read only", {"default_transaction_read_only"}, set()),
+        ("set search_path to \"default\"", {"search_path"}, set()),
+        ("set a.b to default.c", {"a.b"}, set()),
+        ("set something new", ANY, set()),
+        ("set", ANY, set()),
+        ("reset a b", ANY, set()),
+        ("set a to default", set(), {"a"}),
+        ("set session A.B = default", set(), {"a.b"}),
+        ("set time zone local", set(), {"timezone"}),
+        ("set names default", set(), {"client_encoding"}),
+        ("set names", set(), {"client_encoding"}),
+        ("set session authorization default", set(), {"session_authorization"}),
+        ("reset search_path", set(), {"search_path"}),
+        ("RESET \"DateStyle\"", set(), {"datestyle"}),
+        ("reset a.b", set(), {"a.b"}),
+        ("reset time zone", set(), {"timezone"}),
+        ("reset session authorization", set(), {"session_authorization"}),
+        ("reset all", set(), ANY),
+        ("discard all", set(), ANY | WHO),
+        ("set a = 1; select 1", {"a"}, set()),
+        ("select 1; set a = 1; set b to default", {"a"}, {"b"}),
+        ("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;", set(), ANY),
+        ("select set_config('a', 'b', false)", ANY, set()),
+        ("select set_config('a', 'b', $1)", ANY, set()),
+        ("select set_config('a', 'b', not true)", ANY, set()),
+        ("select set_config('a', 'b', true), set_config('a', 'b', false)", ANY, set()),
+        ("select set_config(is_local => false, new_value => 'b', setting_name => true)", ANY, set()),
+        ("select pg_catalog . set_config ('a', 'b', false)", ANY, set()),
+        ("select \"set_config\"('a', 'b', false)", ANY, set()),
+        ("select SET_CONFIG/**/('a', 'b', false)", ANY, set()),
+        ("select distinct on (a) set_config('a', 'b', false) from t", ANY, set()),
+        ("select 1 where set_config('a', 'b', false) > ''", ANY, set()),
+        ("select ('x').set_config", ANY, set()),
+        ("explain analyze select set_config('a', 'b', false)", ANY, set()),
     ],
 )  # fmt: skip
-def test_settings_hold_the_worker_and_say_what_they_reset(text, resets):
+def test_settings_say_what_they_set_and_hold_nothing(text, sets, resets):
     verdict = classify(text.encode(), EMPTY)
-    assert brief(text) == "SETTING clean holds"
+    assert brief(text) == "SETTING"
     assert not verdict.session
-    assert verdict.resets == resets
+    assert (verdict.sets, verdict.resets) == (sets, resets)
+
+
+def test_a_setting_that_nobody_could_be_asked_for_by_name_holds_the_worker():
+    assert brief('set app."Größe" = 1') == "SETTING clean holds"
+    assert brief("set seed to 0.5") == "SESSION clean holds"
+
+
+@pytest.mark.parametrize(
+    ("text", "deallocates"),
+    [
+        ("unlisten *", set()),
+        ("unlisten a", set()),
+        ("close c", set()),
+        ("close all", set()),
+        ("discard temp", set()),
+        ("discard plans", set()),
+        ("select pg_advisory_unlock_all()", set()),
+        ("select pg_advisory_unlock_shared(1, 2)", set()),
+        ("deallocate all", ANY),
+        ("deallocate prepare all", ANY),
+        ("deallocate P", {"p"}),
+        ('deallocate prepare "P q"', {"P q"}),
+        ("deallocate prepare", {"prepare"}),
+    ],
+)
+def test_what_gives_something_back_holds_nothing(text, deallocates):
+    verdict = classify(text.encode(), EMPTY)
+    assert brief(text) == "WRITE"
+    assert verdict.releases
+    assert not verdict.session
+    assert verdict.deallocates == deallocates
+
+
+def test_discard_all_alone_takes_everything_away():
+    assert classify(b"discard all", EMPTY).discards
+    assert classify(b"discard all", EMPTY).deallocates == ANY
+    assert not classify(b"discard all; listen a", EMPTY).discards
+    assert classify(b"drop table t", EMPTY).releases
+
+
+@pytest.mark.parametrize(
+    ("text", "databases"),
+    [
+        ("drop database shop", {"shop"}),
+        ("DROP DATABASE IF EXISTS Shop", {"shop"}),
+        ('drop database "Shop" with (force)', {"Shop"}),
+        ('drop database "if"', {"if"}),
+        ("alter database shop rename to store", {"shop"}),
+        ("alter database shop set tablespace fast", {"shop"}),
+        ("alter database shop set work_mem = '1MB'", set()),
+        ("create database store template shop", {"shop"}),
+        ("create database store owner = me template = \"Shop\"", {"Shop"}),
+        ("create database store with template=shop encoding 'UTF8'", {"shop"}),
+        ("create database store", {"template1"}),
+        ("drop table database", set()),
+    ],
+)
+def test_a_database_that_must_be_left_is_named(text, databases):
+    verdict = classify(text.encode(), EMPTY)
+    assert verdict.frees == databases
+    assert (verdict.kind, verdict.clean) == (Kind.WRITE, True)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "listen a",
-        "unlisten *",
         "prepare p as select 1",
-        "deallocate all",
         "load 'x'",
         "declare c cursor with hold for select 1",
         "declare c scroll cursor with hold for select set_config('a', 'b', true)",
@@ -203,7 +282,6 @@ def test_settings_hold_the_worker_and_say_what_they_reset(text, resets):
         "select pg_advisory_lock(1)",
         "select (5).pg_advisory_lock",
         "select pg_try_advisory_lock_shared(1, 2)",
-        "select pg_advisory_unlock_all()",
         "select setseed(0.5)",
         "select pg_create_physical_replication_slot('a', true, true)",
     ],
@@ -240,7 +318,6 @@ def test_session_features_hold_the_worker(text):
         "delete from pg_catalog.pg_proc",
         "frobnicate 1",
         "select '",
-        "discard temp",
     ],
 )
 def test_what_the_text_does_not_show_is_opaque_and_cleaned_after(text):
@@ -251,17 +328,14 @@ def test_what_the_text_does_not_show_is_opaque_and_cleaned_after(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "set a = 1; select 1",
-        "select 1; set a = 1",
         "begin; create temp table t (a int); commit",
         "begin; listen a; commit",
         "select 1; select pg_advisory_lock(1)",
-        "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;",
     ],
 )
 def test_session_state_anywhere_in_a_text_of_several_statements_holds_the_worker(text):
     verdict = classify(text.encode(), EMPTY)
-    assert (verdict.kind, verdict.clean, verdict.holds) == (Kind.OPAQUE, True, True)
+    assert (verdict.kind, verdict.clean, verdict.holds) == (Kind.SESSION, True, True)
 
 
 def test_several_statements_are_opaque_when_one_needs_cleaning():
@@ -276,7 +350,7 @@ def test_several_statements_are_opaque_when_one_needs_cleaning():
         ("create table t (a int default f(1) check (f(2) > 0))", "WRITE clean ddl"),
         ("create table temperature (temp int)", "WRITE clean ddl"),
         ("create table t as select 1", "WRITE clean ddl"),
-        ("create table t as select set_config('a', 'b', false)", "SETTING clean holds ddl"),
+        ("create table t as select set_config('a', 'b', false)", "SETTING clean ddl"),
         ("select * into t from u", "WRITE clean ddl"),
         ("alter table t add b int", "WRITE clean ddl"),
         ("drop function f(int)", "WRITE clean ddl"),
@@ -307,7 +381,6 @@ def test_update_of_pg_settings_holds_what_it_sets():
         ("select dblink_connect('x')", True),
         ("select pg_advisory_lock(1)", False),
         ("listen a", False),
-        ("set a = 1", False),
         ("select set_tenant(5)", False),
     ],
 )
@@ -335,7 +408,7 @@ def test_currval_is_refused_where_it_would_answer_for_another():
         assert verdict.refusal.sqlstate == "55000"
         assert "RETURNING" in verdict.refusal.hint
     assert brief("select nextval('s'), currval('s')") == "WRITE"
-    assert brief("select set_config('a', currval('s')::text, false)") == "REFUSED clean holds currval"
+    assert brief("select set_config('a', currval('s')::text, false)") == "REFUSED currval"
 
 
 def test_standby_is_asked_for_by_exactly_the_first_five_bytes():
@@ -399,7 +472,7 @@ def test_everything_but_transaction_commands_is_opaque_in_a_database_that_was_no
     assert brief("commit", unknown) == "TRANSACTION ends"
     assert brief("rollback to a", unknown) == "TRANSACTION transaction"
     assert brief("set local a = 1", unknown) == "TRANSACTION"
-    assert brief("set a = 1", unknown) == "SETTING clean holds"
+    assert brief("set a = 1", unknown) == "SETTING"
     assert brief("show all", unknown) == "SHAREABLE"
     assert brief("", unknown) == "SHAREABLE"
 

@@ -131,18 +131,48 @@ def read_literal(literal: str, standard_conforming_strings: bool) -> str:
     return text
 
 
-def test_a_worker_is_taken_back_to_its_bare_state_before_it_is_tuned():
-    assert tuning.retune(()) == "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL"
-    assert tuning.retune((("a", "1"), ("role", "it's"))) == (
-        "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; "
-        "SELECT pg_catalog.set_config('a', '1', false), pg_catalog.set_config('role', 'it''s', false)"
+BARE = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL"
+SELECT, SET = "SELECT ", "pg_catalog.set_config("
+
+
+def test_a_worker_is_tuned_by_what_differs():
+    before, after = (("a", "1"), ("b", "2"), ("c", "3")), (("b", "2"), ("c", "4"), ("d", "it's"))
+    assert tuning.retune(before, after) == (
+        f"{SELECT}{SET}'a', NULL, false), {SET}'c', '4', false), {SET}'d', 'it''s', false)"
     )
+    assert tuning.retune(before, before) == ""
+    assert tuning.retune((), ()) == ""
+    assert tuning.retune(before[:1], ()) == f"{SELECT}{SET}'a', NULL, false)"
+
+
+@pytest.mark.parametrize("who", tuning.ROLES)
+def test_who_one_is_takes_a_worker_back_to_its_bare_state_first(who):
+    """As somebody else the settings that differ might not be allowed to be set."""
+    settings = (("a", "1"), (who, "it's"))
+    assert tuning.retune((("a", "1"),), settings) == (
+        f"{BARE}; {SELECT}{SET}'a', '1', false), {SET}'{who}', 'it''s', false)"
+    )
+    assert tuning.retune(settings, ()) == BARE
+    assert tuning.retune(settings, (("a", "1"),)) == f"{BARE}; {SELECT}{SET}'a', '1', false)"
+
+
+def test_a_value_that_is_not_ascii_is_the_same_in_every_client_encoding():
+    assert tuning.apply([("a.b", "Größe")]) == (
+        f"{SELECT}{SET}'a.b', pg_catalog.convert_from(pg_catalog.decode('4772c3b6c39f65', 'hex'), 'UTF8'), false)"
+    )
+    assert tuning.apply([("a.b", "\udce9")]) == f"{SELECT}{SET}'a.b', '\udce9', false)"
+
+
+def test_a_custom_setting_at_its_default_is_made_known_and_no_more():
+    unknown = "pg_catalog.current_setting('a.b', true) IS NULL"
+    assert tuning.apply([("a.b", tuning.AT_DEFAULT)]) == f"{SELECT}{SET}'a.b', CASE WHEN {unknown} THEN '' END, false)"
 
 
 def test_what_a_reset_takes_away_is_brought_back():
-    settings = (("a", "1"), ("b", "2"))
-    assert tuning.restore(settings, frozenset({"b", "c"})) == "SELECT pg_catalog.set_config('b', '2', false)"
-    assert tuning.restore(settings, frozenset({"*"})) == tuning.apply(settings)
+    settings = (("a", "1"), ("b", "2"), ("role", "r"))
+    assert tuning.restore(settings, frozenset({"b", "c"})) == f"{SELECT}{SET}'b', '2', false)"
+    assert tuning.restore(settings, frozenset({"*"})) == tuning.apply(settings[:2])
+    assert tuning.restore(settings, frozenset({"*", "role"})) == tuning.apply(settings)
     assert tuning.restore(settings, frozenset({"c"})) == ""
     assert tuning.restore((), frozenset({"*"})) == ""
 

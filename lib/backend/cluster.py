@@ -18,6 +18,7 @@ from lib.backend import dialogue, tuning
 from lib.backend.catalogs import MAX_CUSTOMS, DatabaseCatalog
 from lib.backend.pool import Pool
 from lib.backend.replay import Ask, Replay
+from lib.backend.settings import Memo
 from lib.backend.unit import Unit, Visit
 from lib.errors import PoolError
 from lib.route import Router
@@ -55,18 +56,16 @@ class Group:
     """The frontends of one login with the same settings; a worker is tuned to one group at a time.
 
     settings       in canonical order
-    tuning         the SQL that tunes any worker to them
     placeholders   names of custom settings among them, and of those that its frontends have set themselves
     parameters     what the server reports of a worker tuned to it (ParameterStatus); empty until one was
     frontends      who is told when that changes
     """
 
-    __slots__ = ("__weakref__", "frontends", "login", "parameters", "placeholders", "settings", "tuning")
+    __slots__ = ("__weakref__", "frontends", "login", "parameters", "placeholders", "settings")
 
     def __init__(self, login: Login, settings: tuning.Pairs, customs: frozenset[str] = frozenset()) -> None:
         self.login = login
         self.settings = settings
-        self.tuning = tuning.retune(settings)
         self.placeholders = tuning.placeholders(settings) | customs
         self.parameters: dict[str, str] = {}
         self.frontends: set[Frontend] = set()
@@ -102,6 +101,7 @@ class Cluster:
     is_watched    the same
     turns         whether what arrives was late because of us
     on_ddl        called when DDL was run through the pool
+    settled       (group, unit that was run in it) -> the group that its frontend is in since
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class Cluster:
         self.turns = net.Turns()
         self._logins: WeakValueDictionary[tuple, Login] = WeakValueDictionary()
         self._groups: WeakValueDictionary[tuple, Group] = WeakValueDictionary()
+        self.settled = Memo()
         self._catalogs: dict[str, DatabaseCatalog] = {}
         self.primary = Pool(self, 1, settings.master, is_primary=True)
         self.standbys = [Pool(self, 2 + i, address, is_primary=False) for i, address in enumerate(settings.slaver)]
@@ -141,6 +142,7 @@ class Cluster:
 
     def group(self, login: Login, settings: tuning.Pairs, customs: frozenset[str] = frozenset()) -> Group:
         """The group of these settings; `customs` are names of custom settings that its frontends have set since."""
+        customs -= tuning.placeholders(settings)
         group = self._groups.get((login, settings, customs))
         if group is None:
             group = self._groups[login, settings, customs] = Group(login, settings, customs)

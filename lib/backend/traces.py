@@ -20,7 +20,8 @@ SELECT 'an advisory lock' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks
  WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid())
 UNION ALL SELECT 'a channel that it listens to' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
 UNION ALL SELECT 'a cursor' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable)
-UNION ALL SELECT 'a prepared statement' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements)
+UNION ALL SELECT 'a prepared statement' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements
+ WHERE NOT pg_catalog.starts_with(name, 'pgstmtpool_'))
 UNION ALL SELECT 'a temporary object' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend
  WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = pg_catalog.pg_my_temp_schema())
 UNION ALL SELECT 'a temporary replication slot' WHERE EXISTS (SELECT FROM pg_catalog.pg_replication_slots
@@ -64,6 +65,11 @@ def ask(user: str, settings: Pairs, customs: Iterable[str]) -> str:
         " WHERE c LIKE 'role=%')"
     )
     return "\nUNION ALL ".join(parts)
+
+
+def ask_held() -> str:
+    """SQL that answers with a row of one column for each trace that is no setting."""
+    return _TRACES
 
 
 def read(rows: Iterable[list[str | None]]) -> tuple[str, ...]:

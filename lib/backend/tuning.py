@@ -10,7 +10,7 @@ source: protocol-message-formats.html (StartupMessage), functions-admin.html#FUN
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -27,13 +27,17 @@ PACKET_ONLY = frozenset(
         "session_preload_libraries",
     )
 )
-_LAST = ("session_authorization", "role")  # what may take away the right to set the others
+ROLES = ("session_authorization", "role")  # who one is, which may take away the right to set the others: set last
 _NAME = rb'(?:[a-z_\x80-\xff][\w$\x80-\xff]*|"[^"]+")'
 _SETS = re.compile(rb"\bset\s+(?:(?:local|session)\s+)?(%b(?:\s*\.\s*%b)+)" % (_NAME, _NAME), re.I)
 _UPDATES = re.compile(rb"\bupdate\s[^;]*\Z", re.I)
 _SET_CONFIG = re.compile(rb"set_config", re.I)
 _DOTTED = re.compile(rb"[a-z_\x80-\xff][\w$\x80-\xff]*(?:\.[a-z_\x80-\xff][\w$\x80-\xff]*)+", re.I)
 _WORD = re.compile(r"(?:\\.|[^\\\s])+", re.DOTALL)
+
+# The value of a custom setting that was reset. Where nobody has defined one of that name it is '', and not as if it had
+# never been set; where an extension has, it is the extension's default.
+AT_DEFAULT = "\0"
 
 UNTUNE = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL"
 CLEAN = "DISCARD ALL"
@@ -57,12 +61,17 @@ def split(parameters: Iterable[tuple[str, str]]) -> tuple[Pairs, Pairs]:
         (packet if name.lower() in PACKET_ONLY else settings)[name.lower()] = value
     if rest:
         packet["options"] = rest
-    return tuple(sorted(packet.items())), tuple(sorted(settings.items(), key=_order))
+    return tuple(sorted(packet.items())), canonical(settings)
+
+
+def canonical(settings: Mapping[str, str]) -> Pairs:
+    """Settings in the order in which they are set."""
+    return tuple(sorted(settings.items(), key=_order))
 
 
 def _order(setting: tuple[str, str]) -> tuple[int, str]:
     name = setting[0]
-    return (_LAST.index(name) + 1 if name in _LAST else 0), name
+    return (ROLES.index(name) + 1 if name in ROLES else 0), name
 
 
 def _read_options(options: str) -> tuple[list[tuple[str, str]], str]:
@@ -98,25 +107,56 @@ def quote(text: str) -> str:
     return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in text else f"'{quoted}'"
 
 
-def apply(settings: Pairs) -> str:
-    """SQL that sets each of `settings` for the session, in one statement so that all or none of them hold."""
-    calls = (f"pg_catalog.set_config({quote(name)}, {quote(value)}, false)" for name, value in settings)
-    return "SELECT " + ", ".join(calls) if settings else ""
+def apply(settings: Iterable[tuple[str, str | None]]) -> str:
+    """SQL that sets each of `settings` for the session (None: back to its default), in one statement so that all or
+    none of them hold."""
+    calls = ", ".join(_call(quote(name), value) for name, value in settings)
+    return "SELECT " + calls if calls else ""
 
 
-def retune(settings: Pairs) -> str:
-    """SQL that takes a worker from whatever it is tuned to to `settings`."""
-    return "; ".join(part for part in (UNTUNE, apply(settings)) if part)
+def _call(name: str, value: str | None) -> str:
+    if value == AT_DEFAULT:
+        unknown = f"pg_catalog.current_setting({name}, true) IS NULL"
+        return f"pg_catalog.set_config({name}, CASE WHEN {unknown} THEN '' END, false)"
+    return f"pg_catalog.set_config({name}, {_literal(value)}, false)"
+
+
+def _literal(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    if value.isascii():
+        return quote(value)
+    try:
+        # Whatever the backend's client_encoding is now.
+        return f"pg_catalog.convert_from(pg_catalog.decode('{value.encode().hex()}', 'hex'), 'UTF8')"
+    except UnicodeEncodeError:
+        return quote(value)  # of a startup packet: as it came, as for the server
+
+
+def retune(before: Pairs, after: Pairs) -> str:
+    """SQL that takes a worker that is tuned to `before` to `after`: no more than what differs, unless that is who one
+    is, which decides what one may set."""
+    old, new = dict(before), dict(after)
+    if any(name in old or name in new for name in ROLES):
+        return "; ".join(part for part in (UNTUNE, apply(after)) if part)
+    gone = [(name, None) for name, _ in before if name not in new]
+    return apply([*gone, *((name, value) for name, value in after if old.get(name) != value)])
 
 
 def restore(settings: Pairs, resets: frozenset[str]) -> str:
-    """SQL that brings back the startup values that a frontend's RESET (names, or '*' for all) has taken away.
+    """SQL that brings back the startup values that a frontend's RESET has taken away.
+
+    resets   names, or '*' for all but who one is
 
     A frontend's RESET goes back to its own startup values, but its worker was started with a bare packet.
     """
-    if "*" not in resets:
-        settings = tuple(pair for pair in settings if pair[0] in resets)
-    return apply(settings)
+    return apply(taken_away(settings, resets))
+
+
+def taken_away(settings: Pairs, resets: frozenset[str]) -> Pairs:
+    """Those of `settings` that a RESET of these names concerns."""
+    is_all = "*" in resets
+    return tuple(pair for pair in settings if pair[0] in resets or (is_all and pair[0] not in ROLES))
 
 
 def placeholders(settings: Pairs) -> frozenset[str]:

@@ -99,17 +99,20 @@ class Upkeep(Riders):
                 elif unit.is_wanted:
                     unit.refuse(exchange.error)
                 return
+            self.unnamed = None  # as after every simple query
             if sql == tuning.FORGET_NUMBERS:
                 self.drew = False
             else:
-                self.group = unit.group
-            self.unnamed = None  # as after every simple query
-            self.placeholders |= unit.group.placeholders
-            self.roster.group_seen(self)
+                self._tuned_to(unit.group)
             self.put(unit)
 
         self.in_flight.append(Tuning(unit, tuned))
         self.stream.write(messages.query(sql))
+
+    def _tuned_to(self, group: Group) -> None:
+        self.group = group
+        self.placeholders |= group.placeholders
+        self.roster.group_seen(self)
 
     def run_restore(self, sql: str, then: Callable[[], None]) -> None:
         """Bring back startup values that the holder's RESET has taken away; `then` is called when they are."""
@@ -142,12 +145,12 @@ class Upkeep(Riders):
         verdict = unit.verdict
         self.drew = self.drew or verdict.kind >= Kind.WRITE
         self._note_customs(unit)
-        self.unclean = self.unclean or verdict.clean or bool(verdict.resets)
+        self.unclean = self.unclean or verdict.clean
         self.defines = self.defines or (unit.names and verdict.ddl)
         self.ddl = self.ddl or verdict.ddl or (self.defines and unit.kind == EXTENDED)
         if verdict.holds or unit.names:
             self.session = self.unclean = True
-            self.spoilt = self.spoilt or (verdict.holds and b"." in unit.data)
+            self.spoilt = self.spoilt or (verdict.holds and verdict.kind is not Kind.SESSION and b"." in unit.data)
         self.spoilt = self.spoilt or verdict.spoils
         if verdict.kind is Kind.OPAQUE and not verdict.holds and not unit.failed and len(self.asks) < _MAX_ASKS:
             self.asks += [text for text in unit.texts if unit.frontend.router.asks_after(text)]
@@ -261,9 +264,8 @@ class Upkeep(Riders):
             if exchange.error is not None:
                 self.close(f"could not be cleaned: {messages.error_fields(exchange.error).get('M')}")
             elif exchange.purpose == tuning.CLEAN:
-                self.session = self.unclean = self.defines = self.drew = False
                 self.unnamed = None
-                self.asks.clear()
+                self.discarded()
                 self.group = self.roster.bare_group
                 self.reclaim()
 
@@ -271,6 +273,11 @@ class Upkeep(Riders):
         steps = (tuning.CLEAN,) if status == b"I" else (tuning.ROLLBACK, tuning.CLEAN)
         self.in_flight.extend(Exchange(sql, cleaned) for sql in steps)
         self.stream.write(b"".join(messages.query(sql) for sql in steps))
+
+    def discarded(self) -> None:
+        """DISCARD ALL was run: nothing is left but what outlives that."""
+        self.session = self.unclean = self.defines = self.drew = False
+        self.asks.clear()
 
 
 class Tuning(Exchange):

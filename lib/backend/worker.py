@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import gevent
 
 from lib.backend import dialogue, tuning
+from lib.backend.settling import Settling
 from lib.backend.unit import Exchange, Stale, Unit, Visit
-from lib.backend.upkeep import State, Tuning, Upkeep
+from lib.backend.upkeep import State, Tuning
 from lib.errors import ProtocolViolation
 from lib.route.verdict import Kind
 from lib.wire import messages
@@ -37,7 +38,7 @@ _MAX_LOSSES = 5  # backends that may die with a read behind others on them, befo
 _BUSY, _HELD, _WRITE = State.BUSY, State.HELD, Kind.WRITE
 
 
-class Worker(Upkeep):
+class Worker(Settling):
     """One backend and the green thread that reads from it.
 
     is_lost   its end was not ours, nor that of a frontend which left it in the middle of something
@@ -75,8 +76,11 @@ class Worker(Upkeep):
             self._tune(unit, tuning.FORGET_NUMBERS)
         elif self.group is unit.group:
             self._send(unit)
+        elif sql := tuning.retune(self.group.settings, unit.group.settings):
+            self._tune(unit, sql)
         else:
-            self._tune(unit, unit.group.tuning)
+            self._tuned_to(unit.group)
+            self._send(unit)
 
     def _send(self, unit: Unit | Visit) -> None:
         if isinstance(unit, Visit):
@@ -184,7 +188,7 @@ class Worker(Upkeep):
         elif not self.drew:
             self.drew = verdict.kind >= _WRITE
         self.state = _HELD
-        frontend.worker = self if status != b"I" or self.session else None
+        frontend.worker = self if status != b"I" or self.session or self.unsettled else None
         if unit.cut:
             # A CopyData is half sent: the backend would take what comes next for its rest.
             if frontend.worker is None:

@@ -22,8 +22,8 @@ from lib.route.verdict import Kind, Refusal, Verdict
 
 # In a text that cannot be read, these words are taken for what they seem to be.
 _SEEMS_TO_HOLD = re.compile(
-    rb"(?:\A|;|\*/|--[^\n]*\n)\s*(?:set|reset|discard|listen|unlisten|prepare|load)\b"
-    rb"|\b(?:temp|temporary|with\s+hold|set_config|setseed|pg_temp\w*|pg_(?:try_)?advisory_(?:un)?lock\w*)\b|u&\"",
+    rb"(?:\A|;|\*/|--[^\n]*\n)\s*(?:set|reset|discard|listen|prepare|load)\b"
+    rb"|\b(?:temp|temporary|with\s+hold|set_config|setseed|pg_temp\w*|pg_(?:try_)?advisory_lock\w*)\b|u&\"",
     re.I,
 )
 _SEEMS_TO_BEGIN = re.compile(rb"(?:\A|;|\*/|--[^\n]*\n)\s*(?:begin|start\s+transaction|savepoint)\b", re.I)
@@ -33,6 +33,7 @@ _SEEMS_TO_DEFINE = re.compile(
 )
 
 _EFFECT_NAMES = frozenset(EFFECT)
+_ANY_SETTING = frozenset({"*"})
 _CHANGING_WORDS = frozenset({b"insert", b"update", b"delete", b"merge", b"copy"})
 _MAX_NAME = 63  # bytes: PostgreSQL cuts names there (NAMEDATALEN - 1)
 _MAX_WIDE_NAME = 57  # a longer name in another encoding could be cut down to one that is all ASCII
@@ -47,13 +48,17 @@ CURRVAL_REFUSED = Refusal(
 class _Findings:
     """What was found so far; the gravest finding gives the reason."""
 
-    __slots__ = ("clean", "currval", "ddl", "holds", "kind", "reason", "resets", "session", "spoils", "transaction")
+    __slots__ = (
+        "clean", "currval", "ddl", "deallocates", "frees", "holds", "kind", "reason", "releases", "resets", "session",
+        "sets", "spoils", "transaction",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.kind = Kind.SHAREABLE
         self.reason = EMPTY.reason
         self.clean = self.holds = self.spoils = self.session = self.transaction = self.ddl = self.currval = False
-        self.resets: frozenset[str] = frozenset()
+        self.releases = False
+        self.sets = self.resets = self.deallocates = self.frees = frozenset[str]()
 
     def add(self, kind: Kind, reason: str, clean: bool = False, holds: bool = False, ddl: bool = False) -> None:
         if kind > self.kind or self.reason == EMPTY.reason:
@@ -68,7 +73,11 @@ class _Findings:
         self.add(row.kind, row.reason, row.clean, row.holds, row.ddl)
         self.transaction |= row.transaction
         self.spoils |= row.spoils
+        self.releases |= row.releases
+        self.sets |= row.sets
         self.resets |= row.resets
+        self.deallocates |= row.deallocates
+        self.frees |= row.frees
 
 
 def classify(text: bytes, catalog: Catalog) -> Verdict:
@@ -86,7 +95,8 @@ def classify(text: bytes, catalog: Catalog) -> Verdict:
     found = _Findings()
     rows = [_look_at(statement, text, catalog, found) for statement in statements]
     if len(rows) > 1:
-        if found.clean or found.holds:
+        if any(row.clean and row.kind not in (Kind.SETTING, Kind.SESSION) for row in rows):
+            # What it defines may be used by those behind it, before it was looked at.
             found.add(Kind.OPAQUE, "is several statements, and one of them " + found.reason)
         else:
             found.add(Kind.WRITE, "is several statements")
@@ -98,7 +108,12 @@ def classify(text: bytes, catalog: Catalog) -> Verdict:
         holds=found.holds,
         spoils=found.spoils,
         session=found.session,
+        sets=found.sets,
         resets=found.resets,
+        releases=found.releases,
+        discards=len(rows) == 1 and rows[0].discards,
+        deallocates=found.deallocates,
+        frees=found.frees,
         ends=len(rows) == 1 and rows[0].ends,
         transaction=found.transaction,
         ddl=found.ddl,
@@ -193,7 +208,11 @@ def _add_calls(calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: C
             if sets_locally(tokens):
                 found.add(Kind.WRITE, "calls set_config() for the transaction")
             else:
-                found.add(Kind.SETTING, "calls set_config()", clean=True, holds=True)
+                found.add(Kind.SETTING, "calls set_config()")
+                found.sets |= _ANY_SETTING
+        elif effect == Effect.RELEASES:
+            found.add(Kind.WRITE, f"calls {name.decode()}()")
+            found.releases = True
         elif effect in (Effect.HOLDS, Effect.SPOILS):
             found.add(Kind.SESSION, f"calls {name.decode()}()", clean=True, holds=True)
             found.spoils |= effect == Effect.SPOILS

@@ -24,6 +24,7 @@ class Effect(enum.IntEnum):
     HOLDS = 4  # leaves a lock in the session
     SPOILS = 5  # leaves what DISCARD ALL does not undo: a temporary slot, a seed, a running backup
     OPAQUE = 6  # runs SQL from a string, reads or writes the server's files, or controls the server
+    RELEASES = 7  # gives back what HOLDS has left
 
 
 _WRITES = b"""
@@ -37,8 +38,9 @@ _WRITES = b"""
 
 _HOLDS = b"""
     pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock pg_try_advisory_lock_shared
-    pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all
 """
+
+_RELEASES = b"pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all"
 
 _SPOILS = b"""
     setseed
@@ -89,6 +91,7 @@ EFFECT: dict[bytes, Effect] = {
     **dict.fromkeys(_OPAQUE.split(), Effect.OPAQUE),
     **dict.fromkeys(_WRITES.split(), Effect.WRITES),
     **dict.fromkeys(_HOLDS.split(), Effect.HOLDS),
+    **dict.fromkeys(_RELEASES.split(), Effect.RELEASES),
     **dict.fromkeys(_SPOILS.split(), Effect.SPOILS),
     b"currval": Effect.READS_SESSION,
     b"lastval": Effect.READS_SESSION,

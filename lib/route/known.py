@@ -42,7 +42,10 @@ class Known:
 
     def __init__(self, verdict: Verdict, names_setting: bool = True) -> None:
         self.verdict = verdict
-        leaves = verdict.clean or verdict.holds or verdict.session or verdict.spoils or verdict.resets or verdict.ddl
+        leaves = (
+            verdict.clean or verdict.holds or verdict.session or verdict.spoils or verdict.ddl
+            or verdict.sets or verdict.resets or verdict.releases or verdict.deallocates
+        )  # fmt: skip
         self.rides = verdict.kind is Kind.SHAREABLE and not leaves
         self.marks = bool(leaves) or names_setting or verdict.kind not in _LEAVE_NOTHING
         self.cost_s = inf

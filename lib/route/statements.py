@@ -27,8 +27,13 @@ class Row(NamedTuple):
     transaction: bool = False
     ends: bool = False
     spoils: bool = False
-    resets: frozenset[str] = frozenset()
     looks: bool = True
+    sets: frozenset[str] = frozenset()
+    resets: frozenset[str] = frozenset()
+    releases: bool = False
+    discards: bool = False
+    deallocates: frozenset[str] = frozenset()
+    frees: frozenset[str] = frozenset()
 
 
 Look = Callable[[Sequence[Token], int], Row]
@@ -48,9 +53,12 @@ LOCAL = Row(Kind.TRANSACTION, "lasts until the transaction ends", looks=False)
 ENDS = Row(Kind.TRANSACTION, "ends a transaction", ends=True, looks=False)
 CHAINS = Row(Kind.TRANSACTION, "ends a transaction and begins the next", transaction=True, looks=False)
 TWO_PHASE = Row(Kind.WRITE, "ends a prepared transaction", looks=False)
-SETS = Row(Kind.SETTING, "changes a setting of the session", clean=True, holds=True, looks=False)
+SETS = Row(Kind.SETTING, "changes a setting of the session", looks=False)
 HOLDS = Row(Kind.SESSION, "leaves something in the session", clean=True, holds=True, looks=False)
 LOADS = HOLDS._replace(reason="loads a library", spoils=True)
+SEEDS = HOLDS._replace(reason="sets the seed of random()", spoils=True)
+RELEASES = Row(Kind.WRITE, "gives back what it had in the session", releases=True, looks=False)
+DROPS = DEFINES._replace(releases=True)
 # Nobody but its frontend sees a temporary object: the catalog of the others stays as it is.
 TEMPORARY = Row(Kind.SESSION, "makes a temporary object", clean=True, holds=True, looks=False)
 OPAQUE = Row(Kind.OPAQUE, "runs what its text does not show", clean=True, ddl=True, looks=False)
@@ -61,6 +69,17 @@ _TEMPORARY_WORDS = frozenset({b"temp", b"temporary"})
 _TARGETS = frozenset({b"table", b"view", b"sequence", b"recursive"})
 _WRITING_WORDS = frozenset({b"insert", b"update", b"delete", b"merge"})
 _LOCKING_WORDS = frozenset({b"update", b"share", b"no", b"key"})
+_MAX_NAME = 63  # bytes: PostgreSQL cuts names there (NAMEDATALEN - 1)
+# Each transaction begins with its own again, whatever was set for the session.
+_OF_TRANSACTION = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable"})
+_CHARACTERISTICS = {
+    b"isolation": "default_transaction_isolation",
+    b"read": "default_transaction_read_only",
+    b"deferrable": "default_transaction_deferrable",
+}
+# SET name value, without "=" or TO: the setting that it means.
+_SPECIAL_SETS = {b"names": "client_encoding", b"schema": "search_path", b"role": "role"}
+_ANY, _ALL = frozenset({"*"}), frozenset({"*", "role", "session_authorization"})
 
 
 def look(tokens: Sequence[Token], at: int = 0) -> Row:
@@ -136,7 +155,36 @@ def _look_create(tokens: Sequence[Token], at: int) -> Row:
             return DEFINES
     if _word(tokens, at + 1) == b"schema" and not _words(tokens).isdisjoint(_TEMPORARY_WORDS):
         return TEMPORARY
+    if _word(tokens, at + 1) == b"database":
+        return DEFINES._replace(frees=_template(tokens, at + 2))
     return DEFINES
+
+
+def _template(tokens: Sequence[Token], at: int) -> frozenset[str]:
+    for i in range(at + 1, len(tokens)):
+        if _word(tokens, i) == b"template":
+            return _name(tokens, i + 2 if tokens[i + 1 : i + 2] and tokens[i + 1][1] == b"=" else i + 1)
+    return frozenset({"template1"})
+
+
+def _look_alter(tokens: Sequence[Token], at: int) -> Row:
+    behind = [token[1] for token in tokens[at + 3 : at + 5] if token[0] == IDENT]
+    if _word(tokens, at + 1) == b"database" and behind in ([b"rename", b"to"], [b"set", b"tablespace"]):
+        return DEFINES._replace(frees=_name(tokens, at + 2))
+    return DEFINES
+
+
+def _look_drop(tokens: Sequence[Token], at: int) -> Row:
+    if _word(tokens, at + 1) != b"database":
+        return DROPS
+    return DEFINES._replace(frees=_name(tokens, at + 4 if _word(tokens, at + 2) == b"if" else at + 2))
+
+
+def _name(tokens: Sequence[Token], at: int) -> frozenset[str]:
+    """The name at `at` as SQL reads it: {name}, or nothing."""
+    if at >= len(tokens) or tokens[at][0] not in (IDENT, QIDENT):
+        return frozenset()
+    return frozenset({tokens[at][1][:_MAX_NAME].decode("utf-8", "surrogateescape")})
 
 
 def _look_explain(tokens: Sequence[Token], at: int) -> Row:
@@ -179,58 +227,83 @@ def _look_end(tokens: Sequence[Token], at: int) -> Row:
 
 
 def _look_discard(tokens: Sequence[Token], at: int) -> Row:
-    if _word(tokens, at + 1) == b"all":
-        return SETS._replace(resets=frozenset({"*"}))
-    return OPAQUE._replace(ddl=False, reason="discards state of the session")
+    if _word(tokens, at + 1) != b"all":
+        return RELEASES
+    return SETS._replace(resets=_ALL, releases=True, discards=True, deallocates=_ANY)
+
+
+def _look_deallocate(tokens: Sequence[Token], at: int) -> Row:
+    at += 2 if _word(tokens, at + 1) == b"prepare" and at + 2 < len(tokens) else 1
+    return RELEASES._replace(deallocates=_ANY if _word(tokens, at) == b"all" else _name(tokens, at))
 
 
 def _look_reset(tokens: Sequence[Token], at: int) -> Row:
-    return SETS._replace(resets=_setting(tokens, at + 1, {b"all": "*"})[0])
+    if _word(tokens, at + 1) == b"all" and at + 2 == len(tokens):
+        return SETS._replace(resets=_ANY)
+    name, end = _setting(tokens, at + 1)
+    if end != len(tokens):
+        return SETS._replace(sets=_ANY)  # the server says what it is, or that it is nothing
+    return _changes(name, is_reset=True)
 
 
-def _setting(tokens: Sequence[Token], at: int, special: dict[bytes, str]) -> tuple[frozenset[str], int]:
-    """Read the name of a setting, lower case: ({name}, offset behind it), or (nothing, at)."""
+def _changes(name: str, is_reset: bool) -> Row:
+    """What is known of a statement that changes the setting `name`, or sets it back to its default."""
+    if name in _OF_TRANSACTION:
+        return LOCAL
+    if name == "seed" and not is_reset:
+        return SEEDS
+    if not name or not name.isascii():
+        return SETS._replace(clean=True, holds=True)  # nobody could be asked for it by name
+    return SETS._replace(resets=frozenset({name})) if is_reset else SETS._replace(sets=frozenset({name}))
+
+
+def _setting(tokens: Sequence[Token], at: int) -> tuple[str, int]:
+    """Read the name of a setting: (name in lower case, offset behind it)."""
     pair = (_word(tokens, at), _word(tokens, at + 1))
     if pair == (b"time", b"zone"):
-        return frozenset({"timezone"}), at + 2
+        return "timezone", at + 2
     if pair == (b"session", b"authorization"):
-        return frozenset({"session_authorization"}), at + 2
+        return "session_authorization", at + 2
     if pair == (b"transaction", b"isolation"):
-        return frozenset({"transaction_isolation"}), at + 3
-    if _word(tokens, at) in special and at + 1 == len(tokens):
-        return frozenset({special[_word(tokens, at)]}), at + 1
+        return "transaction_isolation", at + 3
     start = at
     while at < len(tokens) and (tokens[at][0] in (IDENT, QIDENT) or tokens[at][:2] == (PUNCT, b".")):
         at += 1
         if _sign(tokens, at) != b"." and _sign(tokens, at - 1) != b".":
             break
-    name = b"".join(token[1] for token in tokens[start:at]).decode("utf-8", "replace").lower()
-    return (frozenset({name}) if name else frozenset()), at
+    return b"".join(token[1] for token in tokens[start:at]).decode("utf-8", "replace").lower(), at
 
 
 def _look_set(tokens: Sequence[Token], at: int) -> Row:
     at += 1
     scope = _word(tokens, at)
-    if _sign(tokens, at + 1) == b".":
-        return SETS  # local.x or session.x is the name of a setting
-    if scope == b"local":
+    is_name = _sign(tokens, at + 1) == b"."  # local.x or session.x is the name of a setting
+    if scope == b"local" and not is_name:
         return LOCAL
-    if scope == b"session" and _word(tokens, at + 1) not in (b"authorization", b"characteristics"):
-        at += 1
-    if _word(tokens, at) in (b"transaction", b"constraints") and _sign(tokens, at + 1) != b".":
+    if scope == b"session" and not is_name:
+        if _word(tokens, at + 1) == b"characteristics":
+            words = _words(tokens)
+            return SETS._replace(sets=frozenset(each for word, each in _CHARACTERISTICS.items() if word in words))
+        at += _word(tokens, at + 1) != b"authorization"
+        is_name = _sign(tokens, at + 1) == b"."
+    word = _word(tokens, at)
+    if word in (b"transaction", b"constraints") and not is_name:
         return LOCAL
-    if _word(tokens, at) == b"role" and _word(tokens, at + 1) == b"none":
-        return SETS._replace(resets=frozenset({"role"}))
-    resets, at = _setting(tokens, at, {})
-    if _word(tokens, at) == b"to" or (at < len(tokens) and tokens[at][1] == b"="):
-        at += 1
-    if at + 1 == len(tokens) and (_word(tokens, at) == b"default" or _is_local_zone(tokens, at, resets)):
-        return SETS._replace(resets=resets)
-    return SETS
-
-
-def _is_local_zone(tokens: Sequence[Token], at: int, names: frozenset[str]) -> bool:
-    return names == {"timezone"} and _word(tokens, at) == b"local"
+    name, value = _setting(tokens, at)
+    is_assigned = _word(tokens, value) == b"to" or (value < len(tokens) and tokens[value][1] == b"=")
+    if is_assigned:
+        value += 1
+    elif word in _SPECIAL_SETS and value == at + 1:
+        name = _SPECIAL_SETS[word]
+        if word == b"names" and value == len(tokens):
+            return _changes(name, is_reset=True)
+    elif (word, _word(tokens, at + 1)) == (b"xml", b"option"):
+        name = "xmloption"
+    elif name not in ("timezone", "session_authorization"):
+        return SETS._replace(sets=_ANY)
+    is_last = value + 1 == len(tokens)
+    is_local_zone = name == "timezone" and _word(tokens, value) == b"local"
+    return _changes(name, is_reset=is_last and (_word(tokens, value) == b"default" or is_local_zone))
 
 
 HEADS: dict[bytes, Row | Look] = {
@@ -258,21 +331,21 @@ HEADS: dict[bytes, Row | Look] = {
     b"declare": _look_declare,
     b"fetch": LOCAL,
     b"move": LOCAL,
-    b"close": LOCAL,
+    b"close": RELEASES,
     b"set": _look_set,
     b"reset": _look_reset,
     b"discard": _look_discard,
     b"prepare": _look_prepare,
-    b"deallocate": HOLDS,
+    b"deallocate": _look_deallocate,
     b"listen": HOLDS,
-    b"unlisten": HOLDS,
+    b"unlisten": RELEASES,
     b"load": LOADS,
     b"execute": OPAQUE,
     b"do": OPAQUE,
     b"call": OPAQUE,
     b"create": _look_create,
-    b"alter": DEFINES,
-    b"drop": DEFINES,
+    b"alter": _look_alter,
+    b"drop": _look_drop,
     b"grant": DEFINES,
     b"revoke": DEFINES,
     b"comment": DEFINES,

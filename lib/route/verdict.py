@@ -16,7 +16,7 @@ class Kind(enum.IntEnum):
     SHAREABLE = 0  # reads, quickly forgotten: may have riders, may be run again
     WRITE = 1  # statement-level, but nothing rides behind it
     TRANSACTION = 2  # begins, ends or presupposes a transaction
-    SETTING = 3  # changes a setting of the session
+    SETTING = 3  # changes settings of the session, which are then the frontend's
     SESSION = 4  # leaves something else in the session
     OPAQUE = 5  # could do anything
     REFUSED = 6  # would answer with what another frontend's session did
@@ -41,7 +41,12 @@ class Verdict:
     holds: bool = False  # leaves session state that must stay with the frontend
     spoils: bool = False  # DISCARD ALL does not undo it: the worker must be closed before anybody else has it
     session: bool = False  # some of that state is more than settings: what session_features = 'reject' refuses
-    resets: frozenset[str] = frozenset()  # names given to RESET or SET ... TO DEFAULT; {"*"} for RESET ALL, DISCARD ALL
+    sets: frozenset[str] = frozenset()  # settings given a value for the session, in lower case; "*": unknown ones
+    resets: frozenset[str] = frozenset()  # names given to RESET or SET ... TO DEFAULT; "*": all but who one is
+    releases: bool = False  # may take away session state that holds a worker: UNLISTEN, CLOSE, DROP ...
+    discards: bool = False  # exactly one DISCARD ALL
+    deallocates: frozenset[str] = frozenset()  # names, as SQL reads them, of prepared statements; "*": all
+    frees: frozenset[str] = frozenset()  # databases that nobody may be connected to while it runs
     ends: bool = False  # exactly one COMMIT, END, ROLLBACK or ABORT: leaves a failed transaction
     transaction: bool = False  # begins a transaction block or lives in one: what transactions = 'reject' refuses
     ddl: bool = False  # may change the catalog: the scan is refreshed after it

@@ -28,7 +28,11 @@ GREETING = built("R", i32(0)) + parameter("server_version", "15.0") + parameter(
 SYNTAX_ERROR = complaint("ERROR", "42601", "syntax error")
 TERMINATED = complaint("FATAL", "57P01", "terminating connection due to administrator command")
 _SET = re.compile(r"set_config\(E?'([^']*)', E?'((?:[^']|'')*)'")
+_UNSET = re.compile(r"set_config\('([^']*)', NULL")
+_ASKED = re.compile(r"\('([^']*)', pg_catalog\.encode")
 _ENDS = ("commit", "end", "rollback", "abort")
+# What the pool says by itself.
+_OWN = ("SET SESSION AUTHORIZATION DEFAULT", "DISCARD ALL", "ROLLBACK", "SELECT pg_cat", "SELECT * FROM (VALUES ")
 
 Answer = bytes | Callable[["FakeBackend"], None]
 
@@ -259,7 +263,7 @@ class FakeBackend:
         self._skipping = protocol == "E"
 
     def _run(self, statement: str, protocol: str) -> None:
-        is_own = statement.startswith(("SET SESSION AUTHORIZATION DEFAULT", "DISCARD ALL", "ROLLBACK", "SELECT pg_cat"))
+        is_own = statement.startswith(_OWN)
         (self.own if is_own else self.statements).append(statement)
         if not is_own:
             self.server.statements.append(statement)
@@ -276,10 +280,17 @@ class FakeBackend:
             self.say(built("G", b"\0", i16(0)))
         elif self.status == "E" and statement.lower() not in _ENDS:
             self._fail(complaint("ERROR", "25P02", "current transaction is aborted"), protocol)
-        elif is_own or statement.split()[:1] in (["begin"], ["set"], ["reset"], *([word] for word in _ENDS)):
+        elif (is_own and not _ASKED.search(statement)) or statement.split()[:1] in (["begin"], ["set"], ["reset"], *([word] for word in _ENDS)):
             self._session(statement, protocol)
+        elif is_own:
+            self._tell_settings(statement)
         else:
             self.say(echo(statement, protocol))
+
+    def _tell_settings(self, statement: str) -> None:
+        names = _ASKED.findall(statement)
+        rows = (row(name, self.settings[name].encode().hex() if name in self.settings else None) for name in names)
+        self.say(description("name", "value"), *rows, complete(f"SELECT {len(names)}"))
 
     def _session(self, statement: str, protocol: str) -> None:
         before = dict(self.settings)
@@ -295,6 +306,8 @@ class FakeBackend:
         elif word == "reset":
             self.settings.pop(statement.split()[1], None)
         self.settings.update(_SET.findall(statement))
+        for name in _UNSET.findall(statement):
+            self.settings.pop(name, None)
         for name in REPORTED:
             if before.get(name) != self.settings.get(name):
                 self.say(parameter(name, self.settings.get(name, "")))

@@ -14,7 +14,7 @@ from gevent import socket as green
 
 from lib import config, net
 from lib.backend import tuning
-from lib.backend.cluster import Cluster
+from lib.backend.cluster import Cluster, Group
 from lib.backend.roster import Roster
 from lib.backend.worker import State, Worker
 from lib.frontend import Frontend
@@ -25,6 +25,11 @@ from tests.pooler import EVERYWHERE
 from tests.wire_samples import query
 
 IN_TIME_S = 5.0  # what is waited for comes much sooner; a test that waits longer has failed
+
+
+def tuned(group: Group) -> str:
+    """The SQL that tunes a bare worker to `group`."""
+    return tuning.retune((), group.settings)
 
 
 def wait_until(condition: Callable[[], Any], what: str = "the condition") -> None:

@@ -13,7 +13,7 @@ from lib.backend.cluster import Group
 from lib.backend.unit import Visit
 from lib.backend.worker import Worker
 from tests.green.fake_server import GREETING, FakeBackend
-from tests.green.small_pool import Client, SmallPool, wait_until
+from tests.green.small_pool import Client, SmallPool, tuned, wait_until
 from tests.wire_samples import built, complaint, parameter, query, ready, row
 
 SLOW = "select slow"
@@ -188,7 +188,7 @@ def test_a_frontend_whose_settings_are_refused_learns_why(start):
     pool = start(worker_per_fe_cnt=1000, max_workers=0)
     group = pool.connect(role="nobody").frontend.group
     error = complaint("ERROR", "22023", 'role "nobody" does not exist')
-    pool.server.answers[group.tuning] = error
+    pool.server.answers[tuned(group)] = error
     told, _ = visit(pool, group)
     wait_until(lambda: told)
     assert told == [error]
@@ -264,10 +264,10 @@ def test_a_worker_that_is_lost_before_it_has_answered_anything_is_not_replaced_a
     """Settings that end every backend that is tuned to them took the server six hundred logins in a second."""
     pool = start(login_retry=0.1, query_wait_timeout=0.4)
     client = pool.connect(application_name="mine")
-    pool.server.answers[client.frontend.group.tuning] = FakeBackend.hang_up
+    pool.server.answers[tuned(client.frontend.group)] = FakeBackend.hang_up
     assert client.query(READ).errors == ["ERROR 53300"]
     assert 2 <= pool.logins <= 10
-    del pool.server.answers[client.frontend.group.tuning]
+    del pool.server.answers[tuned(client.frontend.group)]
     assert client.query(READ).rows == [READ]
 
 

@@ -14,7 +14,7 @@ from lib.errors import ShuttingDown
 from lib.frontend import MAX_PENDING
 from lib.wire.framing import MAX_UNIT_BYTES
 from tests.green.fake_server import SYNTAX_ERROR, TERMINATED, FakeBackend, FakeServer
-from tests.green.small_pool import Answer, Client, SmallPool, wait_until
+from tests.green.small_pool import Answer, Client, SmallPool, tuned, wait_until
 from tests.wire_samples import (
     COPY_DONE,
     FLUSH,
@@ -296,6 +296,8 @@ def test_a_frontend_that_vanishes_while_it_waits_is_not_served(pool):
 
 def test_a_frontend_that_vanishes_while_its_startup_values_are_brought_back_gives_its_worker_back(pool):
     client = pool.connect(application_name="mine")
+    client.query(READ)  # its worker is tuned
+    pool.server.backends[0].own.clear()
     restore = client.frontend.group.restore(frozenset({"application_name"}))
     pool.server.stall(restore)
     client.send(query("reset application_name"))
@@ -446,7 +448,7 @@ def test_a_lost_transaction_that_a_slow_client_goes_on_with_costs_no_memory(star
     sender.get(timeout=5)
 
 
-@pytest.mark.parametrize("statement", ["listen channel", "set work_mem = '1MB'", "create temp table t (i int)"])
+@pytest.mark.parametrize("statement", ["listen channel", "create temp table t (i int)"])
 def test_a_frontend_with_state_in_its_session_is_closed_when_the_state_is_gone(pool, statement):
     client = pool.connect()
     client.query(statement)
@@ -609,12 +611,12 @@ def test_a_statement_that_is_cancelled_while_its_worker_is_tuned_is_answered_onc
         "tuning fails": lambda backend: (backend.pause(), backend.say(SYNTAX_ERROR)),
         "the backend dies": lambda backend: (backend.pause(), backend.hang_up()),
     }
-    pool.server.answers[client.frontend.group.tuning] = endings[how]
+    pool.server.answers[tuned(client.frontend.group)] = endings[how]
     client.send(query(WRITE))
     wait_until(lambda: pool.server.backends and pool.server.backends[0].is_waiting)
     client.frontend.cancel()
     assert client.until_ready().errors == ["ERROR 57014"]
-    del pool.server.answers[client.frontend.group.tuning]
+    del pool.server.answers[tuned(client.frontend.group)]
     pool.server.backends[0].go_on()
     assert client.hears_nothing()
     assert client.query(READ).rows == [READ]

@@ -8,7 +8,7 @@ import pytest
 from lib.backend.relay import MAX_DISCARDED_BYTES, MAX_HELD_BYTES
 from lib.backend.worker import State
 from tests.green.fake_server import SYNTAX_ERROR, TERMINATED, FakeBackend, echo
-from tests.green.small_pool import Answer, SmallPool, wait_until
+from tests.green.small_pool import Answer, SmallPool, tuned, wait_until
 from tests.wire_samples import (
     BACKEND,
     SYNC,
@@ -207,7 +207,7 @@ def test_a_unit_that_no_backend_has_seen_waits_for_another(pool):
     """Its worker died while it was being tuned."""
     client, other = pool.connect(), pool.connect(application_name="other")
     client.query(READ)
-    tuning_sql = other.frontend.group.tuning
+    tuning_sql = tuned(other.frontend.group)
 
     def once(backend: FakeBackend) -> None:
         del pool.server.answers[tuning_sql]
@@ -261,7 +261,7 @@ def test_a_transaction_that_is_left_open_is_rolled_back_before_anybody_else_has_
 def test_a_worker_that_cannot_be_cleaned_is_closed(pool):
     pool.server.answers["DISCARD ALL"] = SYNTAX_ERROR
     first = pool.connect()
-    first.query("set work_mem = '1MB'")
+    first.query("listen channel")
     backend = backend_of(pool)
     first.vanish()
     wait_until(lambda: backend.is_gone, "the end of the backend")
@@ -410,7 +410,7 @@ def test_a_worker_is_tuned_before_another_group_has_it_and_awaited(pool):
 
 def test_a_frontend_whose_settings_the_server_refuses_is_told_why_and_the_worker_goes(pool):
     client = pool.connect(role="nobody")
-    pool.server.answers[client.frontend.group.tuning] = complaint("ERROR", "22023", 'role "nobody" does not exist')
+    pool.server.answers[tuned(client.frontend.group)] = complaint("ERROR", "22023", 'role "nobody" does not exist')
     assert client.query(READ).errors == ["ERROR 22023"]
     assert pool.server.statements == []
     assert pool.connect().query(READ).rows == [READ]

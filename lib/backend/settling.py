@@ -1,0 +1,269 @@
+"""What its holder has left in a worker's session: settings, which are the frontend's from then on, or more.
+
+Green by what it writes to; it never parks. A worker that was only set differently is given back: its frontend moves to
+the group of these settings, and the worker is tuned to that already. What must be asked is asked after the frontend's
+unit and before its next one, on the same worker. When nobody can tell what was set, the frontend keeps the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lib.backend import settings, traces, tuning
+from lib.backend.catalogs import MAX_CUSTOMS
+from lib.backend.unit import EXTENDED, SIMPLE, Exchange, Unit
+from lib.backend.upkeep import State, Upkeep
+from lib.route.verdict import Kind
+from lib.wire import messages
+from lib.wire.framing import header
+
+if TYPE_CHECKING:
+    from lib.backend import dialogue
+    from lib.backend.cluster import Group
+    from lib.backend.roster import Roster
+    from lib.frontend import Frontend
+
+log = logging.getLogger(__name__)
+
+_NONE: frozenset[str] = frozenset()
+_ANY = frozenset({"*"})
+_TOO_MANY = "too many custom settings"
+_WHOLE = (b"PBES", b"PBDES")  # the messages of one statement that was surely executed
+
+
+class Settling(Upkeep):
+    """What a worker's holder may have changed.
+
+    touched      names of settings that it may have changed since the worker was tuned; '*' is any
+    is_own       they were by one text outside of a transaction block, which was surely run
+    asks_back    it may have nothing any more that holds the worker: to be seen when its transaction is over
+    murky        it may have set what nobody can ask for
+    unsettled    one of these is to be looked at
+    is_settling  it is asked what the holder has set
+    """
+
+    __slots__ = ("asks_back", "is_own", "is_settling", "murky", "touched", "unsettled")
+
+    def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
+        super().__init__(roster, backend)
+        self.touched = _NONE
+        self.is_own = self.asks_back = self.murky = self.unsettled = self.is_settling = False
+
+    # --- what a unit may have left -----------------------------------------------------------------------------------
+
+    def _note_marks(self, unit: Unit, status: bytes) -> None:
+        was_held = self.session
+        super()._note_marks(unit, status)
+        verdict = unit.verdict
+        in_block = unit.frontend.status != b"I" or verdict.transaction or unit.script is not None
+        is_undone = unit.failed and not in_block and verdict.kind <= Kind.SESSION
+        if verdict.discards and not unit.failed:
+            self.discarded()
+        if (verdict.sets or verdict.resets) and not is_undone:
+            self._note_settings(unit, in_block)
+        if self.session:
+            self.murky = self.murky or verdict.kind is Kind.OPAQUE
+            # What is known to hold it does so; but a transaction may be rolled back, and an error may undo it.
+            begins = not was_held and (in_block or status != b"I" or unit.failed)
+            self.asks_back = self.asks_back or verdict.releases or begins
+        self.unsettled = bool(self.touched) or self.asks_back
+
+    def _note_settings(self, unit: Unit, in_block: bool) -> None:
+        verdict = unit.verdict
+        sets = verdict.sets
+        if "*" in sets:
+            named = self._named(unit)
+            if named is None:
+                self._keep()
+                self.spoilt = self.spoilt or b"." in unit.data
+            elif named:
+                sets = named
+        is_one = not (sets and verdict.resets) and "*" not in sets and verdict.kind is Kind.SETTING
+        self.is_own = is_one and not (in_block or self.touched or verdict.clean) and _is_whole(unit)
+        self.touched |= sets | verdict.resets
+
+    def _named(self, unit: Unit) -> frozenset[str] | None:
+        # The settings that a set_config() surely sets; nothing when it may set more; None when nobody can tell.
+        text = unit.data
+        if unit.wants_unnamed and unit.frontend.unnamed is not None:
+            text += unit.frontend.unnamed
+        named = settings.named(text)
+        if named is None or unit.script is not None:
+            return None
+        texts = unit.texts
+        return named if len(texts) == 1 and settings.is_plain(texts[0]) else _NONE
+
+    def _keep(self) -> None:
+        # Nobody can tell what was set: the frontend keeps the worker until it disconnects.
+        self.session = self.unclean = self.murky = True
+
+    def discarded(self) -> None:
+        super().discarded()
+        self.touched = _NONE
+        self.is_own = self.asks_back = self.murky = self.unsettled = False
+
+    def reclaim(self, status: bytes = b"I") -> None:
+        if self.touched:
+            self.unclean = True
+            self.touched = _NONE
+        self.is_own = self.asks_back = self.murky = self.unsettled = self.is_settling = False
+        super().reclaim(status)
+
+    # --- after a unit ------------------------------------------------------------------------------------------------
+
+    def settle(self, unit: Unit, status: bytes) -> bool:
+        """The unit of the holder, which is still there, was answered.
+
+        returns   True when something must be asked or restored first: `frontend.settled` is called when that is done
+        """
+        frontend, resets = unit.frontend, unit.verdict.resets
+        if status != b"I":  # what was set may still be undone; after an error all of it is
+            sql = "" if unit.failed or status == b"E" else frontend.home.restore(resets)
+            if sql:
+                self.run_restore(sql, frontend.settled)
+            return bool(sql)
+        touched, self.touched = self.touched, _NONE
+        is_own, self.is_own = self.is_own, False
+        asks_back, self.asks_back = self.asks_back, False
+        self.unsettled = False
+        if not settings.HIDDEN.isdisjoint(touched):
+            self._keep()
+        if self.session and (self.murky or not asks_back):
+            sql = frontend.home.restore(resets) if touched else ""
+            if sql:
+                self.run_restore(sql, frontend.settled)
+            return bool(sql)
+        if self.session:
+            self._look(unit, _ANY)
+            return True
+        return self._settle_own(unit, touched) if is_own else self._look(unit, touched)
+
+    def _settle_own(self, unit: Unit, touched: frozenset[str]) -> bool:
+        """One text has set or reset what is known by name."""
+        frontend, memo = unit.frontend, self.roster.cluster.settled
+        group, home, resets = frontend.group, frontend.home.settings, unit.verdict.resets
+        key = (group, unit.data) if not resets and settings.may_be_remembered(unit.data, touched) else None
+        known = memo.get(key)
+        if known is not None:
+            return self._give_back(frontend, known)
+        plan = settings.plan(group.settings, home, _NONE if resets else touched, resets)
+        if plan is None:
+            return self._look(unit, touched)
+
+        def answered(exchange: Exchange | None) -> bool:
+            values = settings.read(map(messages.read_data_row, exchange.rows)) if exchange is not None else {}
+            if values is None:
+                return self._settled_badly(frontend, "the answer cannot be read")
+            set_now = _NONE if resets else touched
+            found = settings.with_answer(plan.settings, values, group.login.user, home, set_now)
+            moved = self._group_of(frontend, found)
+            if moved is None:
+                return self._settled_badly(frontend, _TOO_MANY)
+            memo.put(key, moved)
+            return self._give_back(frontend, moved)
+
+        texts = [tuning.apply(plan.restore)] if plan.restore else []
+        texts += [settings.ask_for(plan.ask)] if plan.ask else []
+        if not texts:
+            return answered(None)
+        self._converse(frontend, texts, lambda exchanges: answered(exchanges[-1] if plan.ask else None))
+        return True
+
+    def _look(self, unit: Unit, touched: frozenset[str]) -> bool:
+        """See what holds for the session now, and whether there is more than settings in it."""
+        frontend = unit.frontend
+        login, home = frontend.group.login, frontend.home.settings
+        customs = self.roster.customs | self.placeholders | frontend.group.placeholders
+        customs.update(name for name in touched if "." in name)
+
+        def answered(exchanges: list[Exchange]) -> bool:
+            asked = exchanges[-1]
+            values = settings.read(map(messages.read_data_row, asked.rows))
+            if values is None:
+                return self._settled_badly(frontend, "the answer cannot be read")
+            names = frozenset(name for name, value in values.items() if "." in name and value is not None)
+            if not names <= frontend.group.placeholders:
+                self._learn_customs(frontend, names)
+            found, back = settings.of_all(
+                frontend.group.settings, home, values, touched, unit.verdict.resets, login.user
+            )
+            is_held = self.session and bool(exchanges[0].rows)
+            moved = None if is_held else self._group_of(frontend, found)
+
+            def restored(_: object = None) -> bool:
+                if is_held:
+                    return False
+                if moved is None:
+                    return self._settled_badly(frontend, _TOO_MANY)
+                self.session = False
+                return self._give_back(frontend, moved)
+
+            if back:
+                self._converse(frontend, [tuning.apply(back)], restored)
+                return True
+            return restored()
+
+        texts = [traces.ask_held()] if self.session else []
+        self._converse(frontend, [*texts, settings.ask_all(customs)], answered)
+        return True
+
+    def _group_of(self, frontend: Frontend, found: tuning.Pairs) -> Group | None:
+        # None: with so many names of custom settings the worker is of no use to anybody else
+        placeholders = frontend.group.placeholders | tuning.placeholders(found)
+        if len(placeholders) > MAX_CUSTOMS:
+            return None
+        return self.roster.cluster.group(frontend.group.login, found, placeholders)
+
+    def _converse(self, frontend: Frontend, texts: list[str], then: Callable[[list[Exchange]], bool]) -> None:
+        """Run `texts` on the holder's behalf, and tell it afterwards. `then` returns True when that goes on."""
+        exchanges: list[Exchange] = []
+
+        def answered(exchange: Exchange) -> None:
+            exchanges.append(exchange)
+            if len(exchanges) < len(texts):
+                return
+            self.state, self.unnamed, self.is_settling = State.HELD, None, False
+            error = next((each.error for each in exchanges if each.error is not None), None)
+            if error is not None:
+                self._settled_badly(frontend, messages.error_fields(error).get("M", ""))
+            elif then(exchanges):
+                return
+            frontend.settled()
+
+        self.state, self.is_settling = State.BUSY, True
+        if self.cancels:
+            self._resume = lambda: self._converse(frontend, texts, then)
+            return
+        self.in_flight.extend(Exchange("settle", answered) for _ in texts)
+        self.stream.write(b"".join(map(messages.query, texts)))
+
+    def _give_back(self, frontend: Frontend, group: Group) -> bool:
+        """The frontend is of `group` from now on, and so is the worker, which is anybody's again."""
+        frontend.move(group)
+        frontend.worker = None
+        self.group = group
+        self.roster.group_seen(self)
+        self.reclaim()
+        return False
+
+    def _settled_badly(self, frontend: Frontend, why: str) -> bool:
+        """What was set cannot be told, or is too much for anybody else: the frontend keeps the worker."""
+        log.warning("%r keeps %r, as what that has set cannot be told: %s", frontend, self, why)
+        self._keep()
+        return False
+
+
+def _is_whole(unit: Unit) -> bool:
+    """Whether the unit has surely run what its texts say, when it has not failed."""
+    if unit.kind == SIMPLE:
+        return True
+    if unit.kind != EXTENDED or unit.script is not None:
+        return False
+    tags, position = bytearray(), 0
+    while position < len(unit.data):
+        tag, length = header(unit.data, position)
+        tags.append(tag)
+        position += 1 + length
+    return bytes(tags) in _WHOLE
