@@ -268,7 +268,7 @@ def test_transactions_can_be_refused(strict, text):
     [
         "listen news", "create temp table x (n int)", "select 1 into temp x", "prepare p as select 1",
         "load 'auto_explain'",
-        "select pg_advisory_lock(1)", "declare c cursor with hold for select 1", "select 1; listen news", "unlisten *",
+        "select pg_advisory_lock(1)", "declare c cursor with hold for select 1", "select 1; listen news",
     ],
 )  # fmt: skip
 def test_session_features_can_be_refused(strict, text):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 
 from tests import roles
 from tests.cluster.wire import Wire, once, query
 from tests.servers import Pooler
-from tests.workplace import wait_until
 
 CONF = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
 TUNED = {"search_path": "mine, public", "DateStyle": "SQL, DMY", "application_name": "own", "app.tenant": "42"}

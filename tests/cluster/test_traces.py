@@ -71,7 +71,7 @@ def look(cursor: psycopg2.extensions.cursor, settings: tuning.Pairs) -> tuple[st
 
 @pytest.mark.parametrize("settings", [(), SETTINGS], ids=["bare", "tuned"])
 def test_a_backend_that_was_only_tuned_has_no_traces(backend, settings):
-    backend.execute(tuning.retune(settings))
+    backend.execute(tuning.retune(SETTINGS, settings))
     assert look(backend, settings) == ()
     assert look(backend, settings) == ()
 
@@ -79,7 +79,7 @@ def test_a_backend_that_was_only_tuned_has_no_traces(backend, settings):
 def test_what_a_statement_leaves_is_told_and_cleaning_takes_it_away(backend):
     wrong = {}
     for text, left in LEAVES.items():
-        backend.execute(tuning.retune(SETTINGS))
+        backend.execute(tuning.retune((), SETTINGS))
         if "role other" in text:  # who may not become it cannot set it either
             backend.execute("set session authorization default; reset role")
             backend.execute("select set_config('role', 'worker', false)")
@@ -93,7 +93,7 @@ def test_what_a_statement_leaves_is_told_and_cleaning_takes_it_away(backend):
 
 
 def test_asking_changes_nothing(backend):
-    backend.execute(tuning.retune(SETTINGS))
+    backend.execute(tuning.retune((), SETTINGS))
     backend.execute("set work_mem = '9MB'; set search_path = public")
     state = "select array(select name || '=' || setting from pg_settings where source = 'session'), current_user"
     backend.execute(state)

@@ -280,10 +280,10 @@ class FakeBackend:
             self.say(built("G", b"\0", i16(0)))
         elif self.status == "E" and statement.lower() not in _ENDS:
             self._fail(complaint("ERROR", "25P02", "current transaction is aborted"), protocol)
-        elif (is_own and not _ASKED.search(statement)) or statement.split()[:1] in (["begin"], ["set"], ["reset"], *([word] for word in _ENDS)):
-            self._session(statement, protocol)
-        elif is_own:
+        elif _ASKED.search(statement):
             self._tell_settings(statement)
+        elif is_own or statement.split()[:1] in (["begin"], ["set"], ["reset"], *([word] for word in _ENDS)):
+            self._session(statement, protocol)
         else:
             self.say(echo(statement, protocol))
 
