@@ -250,8 +250,8 @@ class Settings:
     session_features: str = _row(
         SESSIONS, "word", "", "allow", True, checks.choice("allow", "reject"),
         "Whether what lives in a session (LISTEN, temporary tables, advisory locks, ...) may hold a worker until the "
-        "frontend disconnects: `'allow'`, or `'reject'` it with 0A000. Settings (SET) and statements that a driver "
-        "prepares by name hold one all the same.",
+        "frontend disconnects: `'allow'`, or `'reject'` it with 0A000. Statements that a driver prepares by name hold "
+        "one all the same; settings (SET) hold none.",
         "`'reject'` finds the applications that do so, before they take all workers.",
     )
     enable_ha: bool = _row(

@@ -271,6 +271,8 @@ class Frontend:
             if error is not None:
                 self._refuse(unit, messages.error_response(error))
                 return
+            if unit.verdict.resets and self.home.settings and unit.script is None:
+                unit.withholds = True
         if self.worker is not None:
             self.worker.put(unit)
         else:
@@ -339,6 +341,8 @@ class Frontend:
         worker = self.worker
         if worker is not None and worker.unsettled and not self.is_gone and worker.settle(unit, status):
             return
+        if unit.withholds:
+            self._tell_withheld(unit)
         self._finish()
 
     def read_done(self, unit: Unit) -> None:
@@ -350,8 +354,19 @@ class Frontend:
 
     def settled(self) -> None:
         """What its last unit has set is known now, and startup values that it has reset are restored."""
+        if self.unit is not None and self.unit.withholds:
+            self._tell_withheld(self.unit)
         self._finish()
         self._give_back_if_gone()
+
+    def _tell_withheld(self, unit: Unit) -> None:
+        """All that it has reset is restored: the frontend is told what has become of its parameters, and is ready."""
+        if unit.worker is not None:
+            before, after = unit.before or {}, unit.worker.parameters
+            for name, value in after.items():
+                if before.get(name) != value:
+                    self.stream.write(messages.parameter_status(name, value))
+        self.stream.write(messages.READY[self.status])
 
     def _give_back_if_gone(self) -> None:
         worker = self.worker
@@ -451,7 +466,7 @@ class Frontend:
             if unit is not None:
                 self._answer_virtually(unit)
             elif self.unit is not None:  # it was answered, and its startup values were being restored
-                self._finish()
+                self.settled()
 
     def _lost_in_flight(self, worker: Worker, unit: Unit, goodbye: dict[str, str], said: str | None) -> None:
         in_transaction = self.status != b"I"

@@ -25,6 +25,7 @@ from lib.wire.framing import (
     NOTIFICATION,
     PARAMETER,
     PARSED,
+    READY,
     READY_TAG,
     header,
     missing,
@@ -189,16 +190,19 @@ class Relay(ABC):
 
     def _concerns_frontend(self, unit: Unit | Exchange | None, kind: int, raw: bytes) -> bool:
         """Act on one message; whether it is passed on."""
+        is_withheld = unit is not None and kind in (PARAMETER, READY) and self._withholds(unit)
         if kind == PARAMETER:
             name, value = messages.read_parameter_status(raw)
             self.parameters[name] = value
             self.parameters_changed = True
-        elif kind == NOTIFICATION:
+        if is_withheld:
+            return False
+        if kind == NOTIFICATION:
             # Whoever listened here before is gone, and what was meant for them is nobody's.
             return self.session or (isinstance(unit, Unit) and unit.verdict.holds)
-        elif kind == ERROR:
+        if kind == ERROR:
             return self._error(unit, raw)
-        elif kind == NOTICE and messages.error_fields(raw).get("R") == _LAST_WARNING:
+        if kind == NOTICE and messages.error_fields(raw).get("R") == _LAST_WARNING:
             self._goodbye = raw  # no part of an answer; the end of the stream follows
             return False
         if unit is None:
@@ -217,6 +221,13 @@ class Relay(ABC):
         elif kind == PARSED and unit.swallow:
             unit.swallow -= 1
             return False
+        return True
+
+    def _withholds(self, unit: Unit | Exchange) -> bool:
+        if not isinstance(unit, Unit) or not unit.withholds:
+            return False
+        if unit.before is None:
+            unit.before = dict(self.parameters)
         return True
 
     def _error(self, unit: Unit | Exchange | None, raw: bytes) -> bool:

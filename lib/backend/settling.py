@@ -122,7 +122,7 @@ class Settling(Upkeep):
         if status != b"I":  # what was set may still be undone; after an error all of it is
             sql = "" if unit.failed or status == b"E" else frontend.home.restore(resets)
             if sql:
-                self.run_restore(sql, frontend.settled)
+                self.run_restore(sql, frontend.settled, is_shown=not unit.withholds)
             return bool(sql)
         touched, self.touched = self.touched, _NONE
         is_own, self.is_own = self.is_own, False
@@ -133,7 +133,7 @@ class Settling(Upkeep):
         if self.session and (self.murky or not asks_back):
             sql = frontend.home.restore(resets) if touched else ""
             if sql:
-                self.run_restore(sql, frontend.settled)
+                self.run_restore(sql, frontend.settled, is_shown=not unit.withholds)
             return bool(sql)
         if self.session:
             self._look(unit, _ANY)
@@ -236,7 +236,8 @@ class Settling(Upkeep):
         if self.cancels:
             self._resume = lambda: self._converse(frontend, texts, then)
             return
-        self.in_flight.extend(Exchange("settle", answered) for _ in texts)
+        is_shown = frontend.unit is None or not frontend.unit.withholds
+        self.in_flight.extend(Exchange("settle", answered, is_shown) for _ in texts)
         self.stream.write(b"".join(map(messages.query, texts)))
 
     def _give_back(self, frontend: Frontend, group: Group) -> bool:

@@ -47,6 +47,9 @@ class Unit:
     script          what it still owes, message by message; None while one ReadyForQuery is all
     open            the frontend still streams to it
     swallow         ParseComplete or CloseComplete answers that the frontend must not see
+    withholds       its frontend is told what parameters it has changed, and that it is ready, when what it has reset is
+                    restored
+    before          the backend's parameters before such a unit has changed them
     cut             bytes still to come of a message that was sent to the backend in part
     worker          the one that has taken it: its bytes may have reached the backend
     withdrawn       answered by the pool before a worker had it
@@ -58,7 +61,8 @@ class Unit:
     """
 
     # Defaults of the class, not assignments: a unit is made for every statement, and few of these are ever set.
-    names = open = withdrawn = is_canceled = answered = failed = drops_unnamed = wants_unnamed = False
+    names = open = withdrawn = is_canceled = answered = failed = drops_unnamed = wants_unnamed = withholds = False
+    before: dict[str, str] | None = None
     marks = True
     parse_unnamed: bytes | None = None
     known: Known | None = None
@@ -97,7 +101,7 @@ class Unit:
     @property
     def is_followed(self) -> bool:
         """Whether its answer is looked at message by message."""
-        return self.script is not None or self.swallow > 0
+        return self.script is not None or self.swallow > 0 or self.withholds
 
     def may_rerun(self, worker: Worker, now: float, sqlstate: str | None) -> bool:
         """Whether running it again cannot be told from running it once (design: at most once, and honest).
@@ -178,12 +182,13 @@ class Exchange:
     rows    its DataRows, whole
     """
 
-    __slots__ = ("error", "purpose", "rows", "then")
-    is_shown = keeps_rows = True
+    __slots__ = ("error", "is_shown", "purpose", "rows", "then")
+    keeps_rows = True
     known = None
 
-    def __init__(self, purpose: str, then: Callable[[Exchange], None]) -> None:
+    def __init__(self, purpose: str, then: Callable[[Exchange], None], is_shown: bool = True) -> None:
         self.purpose = purpose
+        self.is_shown = is_shown
         self.then = then  # called with this exchange when its ReadyForQuery has come
         self.error: bytes | None = None
         self.rows: list[bytes] = []
@@ -196,7 +201,7 @@ class Stale(Exchange):
     """The place of a rider that was given to another worker, or was canceled: its answer is nobody's."""
 
     __slots__ = ()
-    is_shown = keeps_rows = False
+    keeps_rows = False
 
     def __init__(self, then: Callable[[Exchange], None]) -> None:
-        super().__init__("stale", then)
+        super().__init__("stale", then, is_shown=False)

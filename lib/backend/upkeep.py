@@ -114,7 +114,7 @@ class Upkeep(Riders):
         self.placeholders |= group.placeholders
         self.roster.group_seen(self)
 
-    def run_restore(self, sql: str, then: Callable[[], None]) -> None:
+    def run_restore(self, sql: str, then: Callable[[], None], is_shown: bool = True) -> None:
         """Bring back startup values that the holder's RESET has taken away; `then` is called when they are."""
 
         def restored(exchange: Exchange) -> None:
@@ -126,9 +126,9 @@ class Upkeep(Riders):
 
         self.state = _BUSY
         if self.cancels:
-            self._resume = lambda: self.run_restore(sql, then)
+            self._resume = lambda: self.run_restore(sql, then, is_shown)
             return
-        self.in_flight.append(Exchange("restore", restored))
+        self.in_flight.append(Exchange("restore", restored, is_shown))
         self.stream.write(messages.query(sql))
 
     # --- after a unit ------------------------------------------------------------------------------------------------
@@ -284,8 +284,7 @@ class Tuning(Exchange):
     """The tuning that goes before a unit."""
 
     __slots__ = ("unit",)
-    is_shown = False
 
     def __init__(self, unit: Unit | Visit, then: Callable[[Exchange], None]) -> None:
-        super().__init__("tune", then)
+        super().__init__("tune", then, is_shown=False)
         self.unit = unit

@@ -140,7 +140,7 @@ class Worker(Settling):
         as usual to `_feed`."""
         if len(self.in_flight) == 1 and not self._parts and not self._skip:
             unit = self.in_flight[0]
-            if isinstance(unit, Unit) and unit.script is None and not unit.swallow:
+            if isinstance(unit, Unit) and unit.script is None and not unit.swallow and not unit.withholds:
                 end, last, seen = scan(data, 0, len(data))
                 if last == READY_TAG and seen | PARSED == READY | PARSED and end == len(data):
                     unit.frontend.stream.write(data)

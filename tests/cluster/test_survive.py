@@ -340,7 +340,6 @@ SESSIONS = {
     "listen": "listen something",
     "temporary table": "create temporary table kept (a int)",
     "advisory lock": "select pg_advisory_lock(1)",
-    "setting": "set work_mem = '5MB'",
     "prepared": "prepare kept as select 1",
 }
 
@@ -355,6 +354,14 @@ def test_a_frontend_whose_session_state_is_gone_is_told_so_and_closed(server, co
     assert (answer.code, answer.error["S"], answer.tags) == ("57P01", "FATAL", "E")
     assert frontend.is_closed()
     assert other.value("select 1") == "1"
+
+
+def test_the_settings_of_a_frontend_outlive_its_backend(server, connect):
+    frontend = connect()
+    frontend.query("set work_mem = '5MB'; set time zone 'Asia/Tokyo'; set kept.it to 'x'")
+    terminate(server, int(frontend.value("select pg_backend_pid()")))
+    show = "select current_setting('work_mem') || current_setting('timezone') || current_setting('kept.it')"
+    assert frontend.value(show) == "5MBAsia/Tokyox"
 
 
 def test_a_copy_whose_backend_dies_is_answered_once_and_the_rest_of_its_data_dropped(server, connect, table):

@@ -301,7 +301,6 @@ def test_a_frontend_that_vanishes_while_its_startup_values_are_brought_back_give
     restore = client.frontend.group.restore(frozenset({"application_name"}))
     pool.server.stall(restore)
     client.send(query("reset application_name"))
-    client.until_ready()
     wait_until(lambda: restore in pool.server.backends[0].own)
     client.vanish()
     client.thread.join(5)
