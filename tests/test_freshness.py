@@ -84,6 +84,7 @@ def test_a_server_is_asked_one_question_at_a_time_and_not_more_often_than_wanted
     progress.answer(number, 1)
     assert not progress.may_ask(10.4, 0.5)
     assert progress.may_ask(10.5, 0.5)
+    assert progress.due_at(0.5) == 10.5
 
 
 def test_a_server_that_could_not_be_asked_is_left_alone_for_a_second():
@@ -132,9 +133,13 @@ def test_nobody_waits_until_what_was_waited_for_in_vain_has_come():
 
 
 def test_questions_follow_soon_at_first_and_then_less_often():
-    assert pause(0.0) == 0.002
-    assert pause(0.04) == pytest.approx(0.01)
-    assert pause(10.0) == 0.025
+    assert pause(1) == 0.0005
+    assert pause(1, 0.02) == pytest.approx(0.01)
+    assert pause(1, 10.0) == 0.025
+
+
+def test_many_reads_that_wait_share_questions():
+    assert pause(4) == pause(1000) == 0.002
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,11 @@ class Progress:
 
     def may_ask(self, now: float, every_s: float) -> bool:
         """Whether to ask it now, when it is to be asked every so often."""
-        return not self._is_asked and now - self.asked_at >= every_s and not self.is_silent(now)
+        return not self._is_asked and now >= self.due_at(every_s)
+
+    def due_at(self, every_s: float) -> float:
+        """When it may be asked the next time."""
+        return max(self.asked_at + every_s, self._silent_until)
 
     def is_silent(self, now: float) -> bool:
         """Whether it could not be asked a moment ago."""
@@ -112,10 +116,14 @@ def may_hope(lsn: int, usable: Sequence[Progress], primary: Progress, late: int,
     return any(each.lsn >= late and not each.is_silent(now) for each in usable)
 
 
-def pause(waited_s: float) -> float:
-    """How long after one question the next one follows, when the read that came last has been waiting for so long: soon
-    at first, as a standby is hardly ever more than a few milliseconds behind."""
-    return min(max(0.002, waited_s / 4), 0.025)
+def pause(waiting: int, waited_s: float = 0.0) -> float:
+    """How long after one question to a server the next one follows.
+
+    waiting    reads that wait: one is asked for at once, many rather share a question
+    waited_s   how long the one of them that came last has: it begins soon, as a standby is hardly ever more than a few
+               milliseconds behind
+    """
+    return min(max(0.0005 * min(waiting, 4), waited_s / 2), 0.025)
 
 
 def record_end(lsn: int, block: int, segment: int) -> int:

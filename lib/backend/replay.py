@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -39,7 +40,6 @@ WRITTEN_SQL = (
 )
 REPLAYED_SQL = "select pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text"
 
-_GAP_S = 0.002  # between two questions to the primary
 _REFRESH_S = 0.05  # how often a standby is asked that no read waits for, but that might serve some
 _IMPATIENT_S = 0.1  # how often a standby is looked at of which nothing is known yet
 
@@ -71,7 +71,7 @@ class Replay:
     ) -> None:  # fmt: skip
         self.is_on = bool(standbys) and settings.read_your_writes != "off"
         self._is_for_all = settings.read_your_writes == "all"
-        self._patience_s = min(settings.read_your_writes_timeout, settings.query_wait_timeout or float("inf"))
+        self._patience_s = min(settings.read_your_writes_timeout, settings.query_wait_timeout or inf)
         self._max_lag = settings.max_lag
         self._look_every_s = min(settings.lag_check_interval, settings.max_lag / 2)
         self._primary = primary
@@ -82,6 +82,7 @@ class Replay:
         self._waiting: deque[_Waiting] = deque()
         self._wake = Event()
         self._server: gevent.Greenlet | None = None
+        self._due_at = inf  # when a question is to be asked that could not be yet
         self._late = 0  # as in freshness.may_hope
         self._unanswered: set[Pool] = set()  # who could not be asked, as the log has been told
         self._left_out: set[Pool] = set()  # the same of who is too far behind
@@ -132,30 +133,32 @@ class Replay:
 
     def _wait(self, read: _Waiting, now: float) -> None:
         self._waiting.append(read)
-        self._ask_for(read, now, 0.0)
+        self._ask_for(read, now, freshness.pause(len(self._waiting)))
         if self._server is None:
             self._server = gevent.spawn(self._serve)
-        elif len(self._waiting) == 1:
+        else:
             self._wake.set()
 
     def _serve(self) -> None:
         while True:
-            self._wake.wait(self._next_look_s(time.monotonic()))
+            self._wake.wait(self._next_look_s())
             self._wake.clear()
             try:
                 self._look(time.monotonic())
             except Exception:  # whatever it is, the others still wait
                 log.exception("a read that waited for a standby could not be given to a worker")
 
-    def _next_look_s(self, now: float) -> float | None:
+    def _next_look_s(self) -> float | None:
+        # Whatever is answered meanwhile wakes us.
         if not self._waiting:
             return None
-        return max(0.0, min(freshness.pause(now - self._waiting[-1].since), self._waiting[0].deadline - now))
+        return max(0.0, min(self._due_at, self._waiting[0].deadline) - time.monotonic())
 
     def _look(self, now: float) -> None:
         """Dispatch those who need wait no more, and ask for the others."""
         waiting, self._waiting = self._waiting, deque()
-        pause_s = freshness.pause(now - waiting[-1].since) if waiting else 0.0
+        pause_s = freshness.pause(len(waiting), now - waiting[-1].since) if waiting else 0.0
+        self._due_at = inf
         try:
             while waiting:
                 read = waiting.popleft()
@@ -187,12 +190,17 @@ class Replay:
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def _ask_for(self, read: _Waiting, now: float, pause_s: float) -> None:
+        """Ask whoever `read` waits for, now or as soon as `pause_s` have passed since it was asked last."""
         if not read.lsn:
-            self._ask_server(self._primary, now, _GAP_S)
-            return
-        for pool in self._standbys:
-            if pool.progress.lsn < read.lsn and pool.may_serve(read.unit.group.login):
-                self._ask_server(pool, now, pause_s)
+            pools = [self._primary]
+        else:
+            login = read.unit.group.login
+            pools = [each for each in self._standbys if each.progress.lsn < read.lsn and each.may_serve(login)]
+        for pool in pools:
+            if not self._ask_server(pool, now, pause_s):
+                due_at = pool.progress.due_at(pause_s)
+                if due_at > now:
+                    self._due_at = min(self._due_at, due_at)
 
     def _refresh(self, lsn: int) -> None:
         """Ask whoever might have had the read but for what is not known, for the next one."""
@@ -203,9 +211,11 @@ class Replay:
             if pool.progress.lsn < lsn:
                 self._ask_server(pool, time.monotonic(), _REFRESH_S)
 
-    def _ask_server(self, pool: Pool, now: float, every_s: float) -> None:
-        if not pool.is_down and pool.progress.may_ask(now, every_s):
-            gevent.spawn(self._question, pool, pool.progress.begin(now))
+    def _ask_server(self, pool: Pool, now: float, every_s: float) -> bool:
+        if pool.is_down or not pool.progress.may_ask(now, every_s):
+            return False
+        gevent.spawn(self._question, pool, pool.progress.begin(now))
+        return True
 
     def _question(self, pool: Pool, number: int) -> None:
         try:

@@ -423,4 +423,4 @@ def test_many_frontends_that_write_and_read_all_find_what_they_wrote(farm, patie
     per_server = [after - before for after, before in zip(questions(farm), before, strict=True)]
     request.node.user_properties.append(("questions_per_s", [round(count / seconds) for count in per_server]))
     print(f"{sum(load.served.values())} reads in {seconds:.2f} s by {dict(load.served)}; questions {per_server}")
-    assert max(per_server) <= seconds / 0.002 + 10
+    assert max(per_server) <= sum(load.served.values()) / 4
