@@ -174,6 +174,24 @@ AUTHORIZATION: dict[str, list[Text]] = {
 
 BACK: dict[str, list[Text]] = {
     "reset_one": ["set search_path to far", "reset search_path", "set work_mem to '3MB'", "RESET Work_Mem"],
+    "reset_all": [
+        "set search_path to far", "set datestyle to german", "set role home_role", "set home.tenant to 'x'",
+        "reset all",
+    ],
+    "discard_all": [
+        "set search_path to far", "set timezone to 'Asia/Tokyo'", "set role home_role", "set home.tenant to 'x'",
+        "discard all", "set datestyle to german", "discard temp", "discard sequences", "discard plans", "discard all",
+    ],
+    "to_default": [
+        "set datestyle to german", "set datestyle to default", "set work_mem to '3MB'", "set work_mem = default",
+    ],
+    "set_again": [
+        "set work_mem to '3MB'", "reset all", "set work_mem to '3MB'", "reset work_mem", "set work_mem to '4MB'",
+    ],
+    "of_two": [
+        "set datestyle to german", ("B", "set datestyle to german"), "reset all", ("B", "show datestyle"),
+        ("B", "discard all"),
+    ],
 }  # fmt: skip
 # What A begins with in BACK; B begins with nothing.
 OWN = {"search_path": "near, public", "DateStyle": "SQL, DMY", "application_name": "own", "home.tenant": "42"}

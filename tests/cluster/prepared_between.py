@@ -58,6 +58,12 @@ SETTINGS: dict[str, Dialogue] = {
         a(query("set search_path to near")),
         a(run()), a(run()), b(prepare("select '02/03/2001'::date, name from whose")), a(run()),
     ),
+    "startup_parameters": Dialogue(
+        a(prepare("select '02/03/2001'::date, name from whose")),
+        b(prepare("select '02/03/2001'::date, name from whose")),
+        a(run()), b(run()), a(run()), b(run()), a(query("reset all")), b(query("discard all")), a(run()), b(run()),
+        A={"DateStyle": "SQL, DMY", "search_path": "near"}, B={"search_path": "far", "TimeZone": "Asia/Tokyo"},
+    ),
 }  # fmt: skip
 
 

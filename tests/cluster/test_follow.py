@@ -115,7 +115,8 @@ UNITS = {
     ),
     "in_an_encoding_from_the_start": Dialogue(
         a(LATIN1), a(query("show home.tenant")), a(query("set work_mem to '3MB'")), a(query("show home.tenant")),
-        b(query("set home.tenant to 'ä'")), b(query("show home.tenant")), A={"client_encoding": "latin1"},
+        b(query("set home.tenant to 'ä'")), b(query("show home.tenant")), a(query("reset client_encoding")),
+        a(query("show home.tenant")), A={"client_encoding": "latin1"},
     ),
     "many_values": Dialogue(
         *(a(query(f"set application_name to 'name {turn}'; set home.tenant to '{turn}'")) for turn in range(100)),
