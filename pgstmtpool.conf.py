@@ -80,7 +80,8 @@ all = {
     # 'rider_depth': 32,
     # 'rider_limit': 0.001,
 
-    # Seconds after which a surplus worker that is idle is closed, and after which an idle one is too old (0: never).
+    # Seconds after which a surplus worker that is idle is closed (idle_cnn_timeout is another name for it), and after
+    # which an idle one is too old (0: never).
     # 'idle_timeout': 600,
     # 'server_lifetime': 3600,
 
@@ -88,6 +89,11 @@ all = {
 
     # How long a statement waits for a worker (0: for ever). It should be longer than a restart of the server takes.
     # 'query_wait_timeout': 120,
+
+    # How long a frontend may be idle before it is disconnected (0: for ever), and who may be idle all the same: lists
+    # of startup parameters and values, all of one list: [[('user', 'report'), ('database', 'shop')], ...].
+    # 'active_cnn_timeout': 0,
+    # 'disable_conds_list': [],
 
     # How long a server may take for each step of a worker's login, and the wait between attempts to start a worker
     # when statements wait and there is none.
@@ -101,6 +107,12 @@ all = {
     # 'shutdown_timeout': 30,
 
     # --- Sessions --------------------------------------------------------------------------------------------------
+
+    # For how long a frontend has a worker: 'statement'; 'transaction' (the same without riders); or 'session', from
+    # login to disconnect, at most max_workers of a user and database at a time. And other modes for some, the first
+    # rule that matches: [{'user': 'report', 'database': 'shop', 'pool_mode': 'session', 'max_workers': 5}, ...].
+    # 'pool_mode': 'statement',
+    # 'pool_modes': [],
 
     # A transaction holds a worker until it ends; LISTEN, temporary tables and the like hold one until the frontend
     # disconnects. 'reject' refuses them, but neither SET nor statements that a driver prepares by name, which hold one

@@ -13,12 +13,16 @@ import hmac
 import logging
 import os
 import secrets as random
+import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from gevent.event import AsyncResult
 
-from lib import login, net
+from lib import login, modes, net
 from lib.auth.access import Counts
 from lib.auth.credential import Secrets
 from lib.auth.hba import Peer
@@ -37,6 +41,7 @@ from lib.errors import (
     TooManyFrontends,
 )
 from lib.frontend import Frontend
+from lib.sessions import Placement, SessionFrontend
 from lib.tls import HandshakeFailed
 from lib.wire import messages
 
@@ -63,7 +68,7 @@ class Arrivals:
         self.cluster = cluster
         self.directory = directory
         self.secrets = secrets
-        self.frontends: dict[int, Frontend] = {}
+        self.frontends: dict[int, Frontend | SessionFrontend] = {}
         self.connected = 0
         self.is_stopping = False
         self._by_role: Counter[str] = Counter()
@@ -117,50 +122,107 @@ class Arrivals:
             self.connected -= 1
 
     def _let_in(self, caller: Caller, startup: messages.Startup) -> None:
-        packet, settings = tuning.split(startup.parameters)
-        stream = caller.stream
-        who = self.cluster.login(startup.user, startup.database, packet)
-        login.admit(
-            stream,
-            startup,
-            Peer.at(caller.host, caller.uid, stream.is_encrypted),
-            self.directory,
-            lambda: self._needs_worker(who),
-            lambda answer: self._start_worker(who, answer),
-            secrets=self.secrets,
+        asked, settings = startup, self.settings
+        user, user_reads = modes.without_suffix(startup.user)
+        database, database_reads = modes.without_suffix(startup.database)
+        is_read_only = user_reads or database_reads
+        parameters = modes.read_only(startup.parameters) if is_read_only else startup.parameters
+        startup = replace(startup, user=user, database=database, parameters=parameters)
+        rule = modes.mode_of(settings.pool_mode, settings.pool_modes, user, database)
+        serve = self._serve_session if rule.pool_mode == modes.SESSION else self._serve_statements
+        serve(caller, startup, is_read_only, self._silence(asked, startup))
+
+    def _silence(self, asked: messages.Startup, startup: messages.Startup) -> modes.Silence | None:
+        """What tells how long the frontend has been idle, where that matters. As it has `asked` is how its names were
+        written, with @ro perhaps."""
+        if not self.settings.active_cnn_timeout:
+            return None
+        given = {name: (value,) for name, value in asked.parameters}
+        names = {"user": (asked.user, startup.user), "database": (asked.database, startup.database)}
+        is_spared = modes.meets(self.settings.disable_conds_list, {**given, **names})
+        return None if is_spared else modes.Silence(time.monotonic())
+
+    def _admit(
+        self, caller: Caller, startup: messages.Startup, needs_worker: Callable[[], bool],
+        start_worker: Callable[[Answer], Any],
+    ) -> login.Admission:  # fmt: skip
+        """Have the frontend prove who it is."""
+        peer = Peer.at(caller.host, caller.uid, caller.stream.is_encrypted)
+        return login.admit(
+            caller.stream, startup, peer, self.directory, needs_worker, start_worker, secrets=self.secrets,
             auth_timeout_s=self.settings.auth_timeout,
             counts=lambda user, database: Counts(self._by_role[user], self._by_database[database]),
+        )  # fmt: skip
+
+    @contextmanager
+    def _counted(self, startup: messages.Startup) -> Iterator[None]:
+        self._by_role[startup.user] += 1
+        self._by_database[startup.database] += 1
+        try:
+            yield
+        finally:
+            self._by_role[startup.user] -= 1
+            self._by_database[startup.database] -= 1
+
+    def _serve_statements(
+        self, caller: Caller, startup: messages.Startup, is_read_only: bool, silence: modes.Silence | None
+    ) -> None:
+        packet, settings = tuning.split(startup.parameters)
+        who = self.cluster.login(startup.user, startup.database, packet)
+        self._admit(
+            caller, startup, lambda: self._needs_worker(who), lambda answer: self._start_worker(who, answer)
         )
         group = self.cluster.group(who, settings)
-        self._by_role[who.user] += 1
-        self._by_database[who.database] += 1
         who.frontends += 1
         try:
-            self._learn_parameters(group)
-            key = self._new_key(startup.version)
-            frontend = Frontend(stream, self.cluster, group, key, str(caller), self._may_use_standbys(startup))
-            self._greet(frontend)
+            with self._counted(startup):
+                self._learn_parameters(group)
+                may_use_standbys = self._may_use_standbys(startup)
+                if may_use_standbys and (self.settings.conn_params or is_read_only):
+                    self.cluster.start_standby_workers(who)
+                key = self._new_key(startup.version)
+                frontend = Frontend(caller.stream, self.cluster, group, key, str(caller), may_use_standbys)
+                frontend.is_read_only = is_read_only
+                frontend.silence = silence
+                self._greet(frontend)
         finally:
             who.frontends -= 1
-            self._by_role[who.user] -= 1
-            self._by_database[who.database] -= 1
+
+    def _serve_session(
+        self, caller: Caller, startup: messages.Startup, is_read_only: bool, silence: modes.Silence | None
+    ) -> None:
+        place = Placement(self.cluster, startup.user, startup.database, startup.parameters)
+        if is_read_only and self._may_use_standbys(startup):
+            place.choose_standby()
+        admission = self._admit(caller, startup, place.needs_new, place.start)
+        with self._counted(startup):
+            lease = place.take(admission.worker, lambda: not caller.stream.has_ended())
+            key = self._new_key(startup.version, lease.key[0])
+            frontend = SessionFrontend(caller.stream, self.cluster, lease, key, str(caller))
+            frontend.silence = silence
+            self._serve_until_gone(frontend, frontend.greeting)
 
     def _greet(self, frontend: Frontend) -> None:
         """Tell the frontend that it is in, and serve it."""
-        if self.is_stopping:
-            raise ShuttingDown("the pool is shutting down")
         group = frontend.group
-        greeting = [messages.AUTHENTICATION_OK]
-        greeting += (messages.parameter_status(name, value) for name, value in group.parameters.items())
+        greeting = [messages.parameter_status(name, value) for name, value in group.parameters.items()]
         greeting += (messages.backend_key_data(*frontend.key), messages.READY[b"I"])
-        frontend.stream.write(b"".join(greeting))
-        log.debug("%r is in", frontend)
-        self.frontends[frontend.key[0]] = frontend
         group.frontends.add(frontend)
         try:
-            frontend.serve()
+            self._serve_until_gone(frontend, b"".join(greeting))
         finally:
             frontend.group.frontends.discard(frontend)
+
+    def _serve_until_gone(self, frontend: Frontend | SessionFrontend, greeting: bytes) -> None:
+        self.frontends[frontend.key[0]] = frontend
+        log.debug("%r is in", frontend)
+        try:
+            if self.is_stopping:
+                frontend.end(ShuttingDown("the pool is shutting down"))
+            else:
+                frontend.stream.write(messages.AUTHENTICATION_OK + greeting)
+            frontend.serve()
+        finally:
             del self.frontends[frontend.key[0]]
             log.debug("%r has left", frontend)
 
@@ -207,19 +269,16 @@ class Arrivals:
             wanted = {"database" if name == "dbname" else name: value for name, value in entry.items()}
             wanted.pop("password", None)
             if all(given.get(name) == value for name, value in wanted.items()):
-                packet, _ = tuning.split(startup.parameters)
-                self.cluster.start_standby_workers(self.cluster.login(startup.user, startup.database, packet))
                 return True
         return False
 
-    def _new_key(self, version: int) -> tuple[int, bytes]:
-        """A pid that no frontend has, and a secret: four bytes, and thirty-two since protocol 3.2."""
-        while True:
+    def _new_key(self, version: int, pid: int = 0) -> tuple[int, bytes]:
+        """A pid that no frontend has, this one if possible, and a secret: four bytes, thirty-two since protocol 3.2."""
+        while not pid or pid in self.frontends:
             pid = random.randbelow(0x7FFFFFFE) + 1
-            if pid not in self.frontends:
-                return pid, os.urandom(4 if version < messages.PROTOCOL_3_2 else 32)
+        return pid, os.urandom(4 if version < messages.PROTOCOL_3_2 else 32)
 
-    # --- cancel, and the end -----------------------------------------------------------------------------------------
+    # --- limits, cancel, and the end ---------------------------------------------------------------------------------
 
     def _cancel(self, request: messages.Cancel) -> None:
         frontend = self.frontends.get(request.pid)
@@ -227,6 +286,11 @@ class Arrivals:
             log.warning("a cancel request with a key that nobody has")
         else:
             frontend.cancel()
+
+    def look(self, now: float) -> None:
+        """Disconnect who has been idle for longer than active_cnn_timeout."""
+        for frontend in list(self.frontends.values()):
+            frontend.look(now)
 
     def stop(self) -> None:
         """Nobody comes in any more, and everybody goes as soon as the statement in flight has answered."""

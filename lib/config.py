@@ -17,9 +17,10 @@ from difflib import get_close_matches
 from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
-from lib import checks, conffile
+from lib import checks, conffile, modes
 from lib.checks import Address, Check, FileMode, Parameters, Wrong
 from lib.errors import ConfigError
+from lib.modes import Condition, PoolMode
 
 REQUIRED = object()
 
@@ -204,7 +205,8 @@ class Settings:
     idle_timeout: float = _row(
         WORKERS, "number", "seconds", 600, True, checks.seconds(0),
         "A worker beyond what `worker_min_cnt` and `worker_per_fe_cnt` say is closed after being idle for so long, "
-        "unless statements wait. 0 is never.",
+        "unless statements wait; one of session mode, whatever these say. 0 is never. `idle_cnn_timeout`, the older "
+        "pg_proxy's name, is the same setting.",
         "Shorter frees connections of the server; starting one again takes it some milliseconds.",
     )
     server_lifetime: float = _row(
@@ -217,6 +219,19 @@ class Settings:
         LIMITS, "number", "seconds", 120, True, checks.seconds(0),
         "How long a statement waits for a worker before it fails with 53300. 0 is for ever.",
         "Longer lets frontends wait while the server restarts, instead of failing; shorter tells them of an overload.",
+    )
+    active_cnn_timeout: float = _row(
+        LIMITS, "number", "seconds", 0, True, checks.seconds(0),
+        "A frontend that has been idle for so long, in a transaction or not, is disconnected with 57P05, as by "
+        "PostgreSQL's `idle_session_timeout`. Never in the middle of a statement. 0 is no limit.",
+        "Shorter gets rid of what was forgotten; applications must then be ready to connect again.",
+    )
+    disable_conds_list: tuple[tuple[Condition, ...], ...] = _row(
+        LIMITS, "list of lists of (name, value)", "", [], True, modes.check_conditions,
+        "Which frontends `active_cnn_timeout` does not concern: those whose startup packet (`user`, `database`, "
+        "`application_name`, ...) meets all conditions of one of these lists: `[[('user', 'report'), ('database', "
+        "'shop')], [('application_name', 'psql')]]`.",
+        "A frontend on the list may be idle for ever, and keep what it holds.",
     )
     connect_timeout: float = _row(
         LIMITS, "number", "seconds", 15, True, checks.seconds(0.1, 3600),
@@ -241,9 +256,25 @@ class Settings:
         "How long statements in flight may go on after SIGTERM or SIGINT before they are canceled. 0 is not at all.",
         "Longer lets them finish; it should be shorter than what the service manager waits before it kills.",
     )
+    pool_mode: str = _row(
+        SESSIONS, "word", "", "statement", True, modes.check_mode,
+        "For how long a frontend has a worker: `'statement'`, as long as a statement, transaction or what else holds "
+        "one; `'transaction'`, the same, but reads do not ride behind one another; `'session'`, from login to "
+        "disconnect. In session mode nothing is refused or looked at, and at most `max_workers` frontends of a user "
+        "and database have a session on a server at the same time; others wait for `query_wait_timeout`.",
+        "`'session'` can do all that a direct connection can, and needs a server connection for every frontend.",
+    )
+    pool_modes: tuple[PoolMode, ...] = _row(
+        SESSIONS, "list of rules", "", [], True, modes.check_pool_modes,
+        "Other modes for some: `[{'user': 'report', 'database': 'shop', 'pool_mode': 'session'}, ...]`. The first rule "
+        "that matches counts; `user` or `database` may be left out, and `max_workers`, where it is there, is for them "
+        "instead of the setting of that name.",
+        "A mode for the few that need it leaves all others the fewer connections.",
+    )
     transactions: str = _row(
         SESSIONS, "word", "", "allow", True, checks.choice("allow", "reject"),
-        "Whether transactions may hold a worker until they end: `'allow'`, or `'reject'` them with 0A000.",
+        "Whether transactions may hold a worker until they end: `'allow'`, or `'reject'` them with 0A000. Not for "
+        "session mode.",
         "`'reject'` finds the applications that need transactions; what else may hold a worker is up to "
         "`session_features`.",
     )
@@ -251,7 +282,7 @@ class Settings:
         SESSIONS, "word", "", "allow", True, checks.choice("allow", "reject"),
         "Whether what lives in a session (LISTEN, temporary tables, advisory locks, ...) may hold a worker until the "
         "frontend disconnects: `'allow'`, or `'reject'` it with 0A000. Statements that a driver prepares by name hold "
-        "one all the same; settings (SET) hold none.",
+        "one all the same; settings (SET) hold none. Not for session mode.",
         "`'reject'` finds the applications that do so, before they take all workers.",
     )
     enable_ha: bool = _row(
@@ -332,12 +363,18 @@ TABLE: dict[str, Setting] = {
 }
 
 
+# Older names that mean the same.
+ALIASES = {"idle_cnn_timeout": "idle_timeout"}
+
+
 def _plain(value: object, redact: bool) -> object:
     """A normal form as what a Python conf file would hold."""
+    if isinstance(value, PoolMode):
+        return value.plain()
     if isinstance(value, Parameters):
         return value.redacted() if redact else dict(value)
     if isinstance(value, tuple):
-        return tuple(value) if isinstance(value, Address) else [_plain(entry, redact) for entry in value]
+        return tuple(value) if isinstance(value, (Address, Condition)) else [_plain(entry, redact) for entry in value]
     return value
 
 
@@ -374,13 +411,17 @@ def make(given: Mapping[Any, object], path: str = "", text: bool = False, compla
     raises      ConfigError with every complaint: the key, what was given, what is wanted
     """
     values: dict[str, Any] = {}
-    complaints = [*complaints, *(_unknown(name) for name in given if name not in TABLE)]
+    twice = [(old, new) for old, new in ALIASES.items() if old in given and new in given]
+    complaints = [*complaints, *(f"{old} is given beside {new}: wanted one of them" for old, new in twice)]
+    given = {ALIASES.get(name, name): value for name, value in given.items()}
+    complaints += [_unknown(name) for name in given if name not in TABLE]
     for name, row in TABLE.items():
         if name not in given:
             if row.default is REQUIRED:
                 complaints.append(f"{name} is missing: wanted its {row.type}")
             continue
-        complaints += [f"{inner} is in {name}: wanted one level above" for inner in _misplaced(given[name])]
+        misplaced = _misplaced(given[name]) if name not in ("pool_modes", "disable_conds_list") else []
+        complaints += [f"{inner} is in {name}: wanted one level above" for inner in misplaced]
         try:
             values[name] = row.check(given[name], text)
         except Wrong as wrong:
@@ -463,6 +504,8 @@ def _doubts(values: Mapping[str, Any]) -> list[str]:
         doubts.append("enable_ha is on, but failover is not built yet: this release switches nothing")
     if any("password" in each and "user" not in each for each in values.get("conn_params", ())):
         doubts.append("conn_params has a password without a user: it is not used")
+    if values.get("disable_conds_list") and not values.get("active_cnn_timeout"):
+        doubts.append("disable_conds_list is given, but active_cnn_timeout is 0: nobody is disconnected anyway")
     if not values.get("slaver"):
         if values.get("enable_ha"):
             doubts.append("enable_ha is on, but slaver is empty: there is no standby to promote")

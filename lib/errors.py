@@ -113,6 +113,10 @@ class BackendLost(PoolError, sqlstate="57P01", severity="FATAL"):
     """The backend that held this frontend's session state is gone, and the state with it."""
 
 
+class IdleTooLong(PoolError, sqlstate="57P05", severity="FATAL"):
+    """A frontend was idle for longer than active_cnn_timeout."""
+
+
 class ServerRefused(PoolError, severity="FATAL"):
     """A server answered a worker's startup packet with an ErrorResponse.
 

@@ -23,6 +23,7 @@ from lib.backend.unit import CALL, EXTENDED, SIMPLE, Unit
 from lib.errors import (
     BackendLost,
     FeatureRefused,
+    IdleTooLong,
     OutcomeUnknown,
     PoolError,
     ProtocolViolation,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from lib.backend.cluster import Cluster, Group
     from lib.backend.worker import Worker
     from lib.config import Settings
+    from lib.modes import Silence
 
 _NOT_VIRTUAL, _WRITE = Virtual.NONE, Kind.WRITE
 MAX_PENDING = 200  # units that a frontend may pipeline before it is read on
@@ -64,6 +66,8 @@ class Frontend:
     streaming   the unit that it streams message by message, if any
     mark        where its writes are noted; None where nobody reads them on a standby
     is_gone     it has disconnected, or was told to
+    is_read_only  all that it sends goes to the standbys
+    silence     since when it is idle, where that has a limit
     """
 
     __slots__ = (
@@ -81,6 +85,7 @@ class Frontend:
         "group",
         "home",
         "is_gone",
+        "is_read_only",
         "key",
         "mark",
         "may_use_standbys",
@@ -88,6 +93,7 @@ class Frontend:
         "pending",
         "router",
         "settings",
+        "silence",
         "status",
         "stream",
         "streaming",
@@ -120,7 +126,8 @@ class Frontend:
         self.pending: deque[Unit] = deque()
         self.unnamed: bytes | None = None
         self.streaming = Streaming(self)
-        self.is_gone = False
+        self.is_gone = self.is_read_only = False
+        self.silence: Silence | None = None
         self._rest = b""  # a unit that is cut
         self._seen: Seen | None = None  # what is known of it
         self._parsed: bytes | None = None  # what `unnamed` will be when all that is pending was answered
@@ -142,7 +149,7 @@ class Frontend:
 
     def serve(self) -> None:
         """Read until the frontend is gone; leave nothing of it behind."""
-        recv, at_once = self.stream.recv, self._at_once
+        recv, at_once = self.stream.recv, self._at_once if self.silence is None else self._heard
         try:
             while (data := recv(at_once)) and not self.is_gone:
                 if not self._take(self._rest + data if self._rest else data):
@@ -152,6 +159,11 @@ class Frontend:
             self.end(error)
         finally:
             self._leave()
+
+    def _heard(self, data: bytes) -> bytes | None:
+        if self.silence is not None:
+            self.silence.heard = True
+        return self._at_once(data)
 
     def _at_once(self, data: bytes) -> bytes | None:
         """Take in a single whole unit, which is what nearly always arrives, without the thread: None if it was one."""
@@ -528,6 +540,14 @@ class Frontend:
             return
         for name, value in changed.items():
             self.stream.write(messages.parameter_status(name, value))
+
+    def look(self, now: float) -> None:
+        """End it when it has been idle for longer than active_cnn_timeout."""
+        if self.silence is None or self.is_gone:
+            return
+        is_busy = self.unit is not None or bool(self.pending) or self.streaming.is_active or self.stream.pending > 0
+        if self.silence.look(now, is_busy) > self.settings.active_cnn_timeout:
+            self.end(IdleTooLong("terminating connection due to idle-session timeout"))
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -192,6 +192,17 @@ class Stream:
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(0))
 
+    def has_ended(self) -> bool:
+        """Whether the peer has closed, as far as is known without reading what it has sent before."""
+        if self.is_closed:
+            return True
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     @property
     def has_rest(self) -> bool:
         """Whether bytes have been read that nobody has taken yet."""

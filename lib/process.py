@@ -22,6 +22,7 @@ from lib.arrival import Arrivals
 from lib.auth.credential import Secrets
 from lib.backend import dialogue
 from lib.backend.cluster import Cluster, Login
+from lib.backend.lease import Lease
 from lib.backend.worker import Worker
 from lib.config import Settings
 from lib.directory import Directory
@@ -76,7 +77,9 @@ class Process:
             gevent.signal_handler(number, self._told_to_stop)
         log.info("pgstmtpool %s (pid %d) is ready", __version__, os.getpid())
         sweep = gevent.spawn(self._sweep)
-        loops = (self._look_at_primary, self._census, self._look_for_ddl, self.cluster.replay.watch)
+        loops = [self._look_at_primary, self._census, self._look_for_ddl, self.cluster.replay.watch]
+        if self.settings.active_cnn_timeout:
+            loops.append(self._end_the_idle)
         threads = [gevent.spawn(loop) for loop in loops]
         threads.append(gevent.spawn(tlsfiles.watch, self.identity))
         self._stop.wait()
@@ -137,7 +140,7 @@ class Process:
         replaced when the defaults have changed that they were given at login."""
         while True:
             gevent.sleep(self.settings.hba_interval)
-            users = {login.user for pool in self.cluster.pools for login in pool.rosters}
+            users = {user for pool in self.cluster.pools for user, _ in pool.users_and_databases()}
             try:
                 found = self.directory.fingerprints(users)
                 defaults = self.admin.query(self.cluster.primary.address, None, _DEFAULTS_SQL)
@@ -159,6 +162,12 @@ class Process:
         while True:
             gevent.sleep(self.settings.catalog_interval)
             self.cluster.look_for_ddl()
+
+    def _end_the_idle(self) -> None:
+        """Keep active_cnn_timeout, for all frontends in one look."""
+        while True:
+            gevent.sleep(min(1.0, self.settings.active_cnn_timeout / 10))
+            self.arrivals.look(time.monotonic())
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -185,7 +194,7 @@ class Process:
             frontend.end(ShuttingDown("terminating connection due to administrator command"))
 
 
-def _cancel(worker: Worker) -> None:
+def _cancel(worker: Worker | Lease) -> None:
     dialogue.cancel(worker.roster.address, worker.key, _LAST_WORDS_S, lambda: True)
 
 

@@ -165,6 +165,7 @@ def test_zero_is_allowed_where_it_means_never_and_nowhere_else():
         "max_lag",
         "max_workers",
         "idle_timeout",
+        "active_cnn_timeout",
         "server_lifetime",
         "query_wait_timeout",
         "grow_after",

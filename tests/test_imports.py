@@ -20,7 +20,7 @@ README = LIB / "README.md"
 # below it. `package.*` is every module of a package, `package` its __init__.
 LAYERS = {
     "pure": """
-        lib errors checks conffile config metrics
+        lib errors checks conffile config metrics modes
         route route.* wire wire.* auth auth.*
         backend backend.crowd backend.dispatch backend.freshness backend.lag backend.settings
         backend.traces backend.tuning backend.waiting virtual
@@ -29,9 +29,10 @@ LAYERS = {
     "net": "net tls tlsfiles",
     "backend": """
         admin directory backend.unit backend.dialogue backend.relay backend.riders backend.upkeep
-        backend.settling backend.worker backend.roster backend.pool backend.catalogs backend.replay backend.cluster
+        backend.settling backend.worker backend.roster backend.lease backend.leases backend.pool backend.catalogs
+        backend.replay backend.cluster
     """,
-    "frontend": "login streaming frontend door arrival ha.executor console.pseudodb",
+    "frontend": "login streaming frontend sessions door arrival ha.executor console.pseudodb",
     "process": "process",
     "supervisor": "supervisor",
     "main": "pgstmtpool",

@@ -5,7 +5,6 @@ Green. This is what frontends see of the server's side: they hand it units, and 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -20,10 +19,10 @@ from lib.backend.pool import Pool
 from lib.backend.replay import Ask, Replay
 from lib.backend.settings import Memo
 from lib.backend.unit import Unit, Visit
-from lib.errors import PoolError
 from lib.route import Router
 
 if TYPE_CHECKING:
+    from lib.backend.lease import Lease
     from lib.backend.worker import Worker
     from lib.config import Settings
     from lib.frontend import Frontend
@@ -166,15 +165,19 @@ class Cluster:
         """Find the server for `unit`, and let its roster find the worker."""
         login = unit.group.login
         pool = self.primary
-        if self.standbys and isinstance(unit, Unit) and unit.verdict.standby and unit.frontend.may_use_standbys:
-            mark = unit.frontend.mark
-            if mark is None or mark.asked < 0:
-                pool = self._standby(login)
-            else:
-                found = self.replay.find(unit, mark)
-                if found is None:
-                    return
-                pool = found
+        if self.standbys and isinstance(unit, Unit) and unit.frontend.may_use_standbys:
+            is_read_only = unit.frontend.is_read_only
+            if unit.verdict.standby or is_read_only:
+                mark = unit.frontend.mark
+                if mark is not None and mark.asked >= 0:
+                    found = self.replay.find(unit, mark)
+                    if found is None:
+                        return
+                    pool = found
+                else:
+                    pool = self._standby(login)
+                    if pool is self.primary and is_read_only:
+                        pool = self.next_standby() or pool
         roster = pool.rosters.get(login) or pool.roster(login)
         roster.dispatch(unit)
 
@@ -193,8 +196,17 @@ class Cluster:
                 return pool
         return self.primary
 
+    def next_standby(self) -> Pool | None:
+        """The standbys in turn, those that are not left out: who only reads waits for their workers."""
+        for _ in self.standbys:
+            self._turn += 1
+            pool = self.standbys[self._turn % len(self.standbys)]
+            if not (pool.is_down or pool.is_behind):
+                return pool
+        return None
+
     def start_standby_workers(self, login: Login) -> None:
-        """A frontend of conn_params has come: its standby workers are there before its first `/*s*/`."""
+        """A frontend of conn_params, or one that only reads, has come: before its first statement that wants them."""
         for pool in self.standbys:
             pool.roster(login).ensure()
 
@@ -239,7 +251,7 @@ class Cluster:
 
     def look_for_ddl(self) -> None:
         """DDL that did not go through the pool shows in the catalog's own counters."""
-        in_use = {login.database for pool in self.pools for login in pool.rosters}
+        in_use = {database for pool in self.pools for _, database in pool.users_and_databases()}
         for database, known in list(self._catalogs.items()):
             if database in in_use:
                 known.look()
@@ -261,7 +273,7 @@ class Cluster:
             pool.sweep(now)
             if pool.is_down and now - pool.probed_at >= self.settings.standby_check_interval:
                 pool.probed_at = float("inf")  # until the probe has an answer
-                gevent.spawn(self._probe, pool)
+                gevent.spawn(pool.probe)
         rosters = [roster for pool in self.pools for roster in pool.rosters.values()]
         goes_on = any(roster.waiting or roster.has_riders for roster in rosters)
         if self.is_watched and not goes_on:
@@ -270,25 +282,20 @@ class Cluster:
             self.turns.stop()
         return goes_on
 
-    def _probe(self, pool: Pool) -> None:
-        # Any roster will do: what is wanted is a server that takes a login.
-        try:
-            for roster in list(pool.rosters.values())[:1]:
-                roster.adopt(roster.open_backend(self.answer_for(roster.login)))
-        except PoolError:
-            pass  # the pool has heard of it
-        finally:
-            pool.probed_at = time.monotonic()
-
     def retire_workers(self, user: str | None = None) -> None:
         """What workers of `user` (None: of everybody) were given when they logged in does not hold any more."""
         for pool in self.pools:
             for login, roster in pool.rosters.items():
                 if user in (None, login.user):
                     roster.retire_all()
+            for leases in pool.lent.values():
+                if user in (None, leases.user):
+                    leases.retire_all()
 
-    def busy_workers(self) -> list[Worker]:
-        return [worker for pool in self.pools for roster in pool.rosters.values() for worker in roster.busy()]
+    def busy_workers(self) -> list[Worker | Lease]:
+        rosters = [roster for pool in self.pools for roster in pool.rosters.values()]
+        lent = [leases for pool in self.pools for leases in pool.lent.values()]
+        return [*(each for roster in rosters for each in roster.busy()), *(each for one in lent for each in one.busy())]
 
     def close(self) -> None:
         for pool in self.pools:

@@ -6,9 +6,10 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from lib import net
+from lib import modes, net
 from lib.backend import dialogue
 from lib.backend.freshness import Progress
+from lib.backend.leases import Leases
 from lib.backend.roster import Roster
 from lib.errors import PoolError
 
@@ -31,6 +32,8 @@ class Pool:
     is_behind   a standby that is left out because it is further behind than max_lag
     progress    how far it is, as it has answered last
     failures    attempts to start a worker that failed, since the last one that did not
+    rosters     workers, by login
+    lent        backends for whole sessions, by user and database
     """
 
     def __init__(self, cluster: Cluster, number: int, address: net.Address, is_primary: bool) -> None:
@@ -43,6 +46,7 @@ class Pool:
         self.progress = Progress()
         self.failures = 0
         self.rosters: dict[Login, Roster] = {}
+        self.lent: dict[tuple[str, str], Leases] = {}
         self.probed_at = 0.0
         self._workers_started = 0
         self._said, self._said_at = "", 0.0  # the last reason that no worker could be started
@@ -64,6 +68,38 @@ class Pool:
         if roster is None:
             roster = self.rosters[login] = Roster(self, login)
         return roster
+
+    def leases(self, user: str, database: str) -> Leases:
+        leases = self.lent.get((user, database))
+        if leases is None:
+            settings = self.settings
+            rule = modes.mode_of(settings.pool_mode, settings.pool_modes, user, database)
+            limit = settings.max_workers if rule.max_workers is None else rule.max_workers
+            leases = self.lent[user, database] = Leases(self, user, database, limit)
+        return leases
+
+    def users_and_databases(self) -> set[tuple[str, str]]:
+        """Who has backends here, or waits for one."""
+        return {(login.user, login.database) for login in self.rosters} | self.lent.keys()
+
+    def probe(self) -> None:
+        """Try whether a standby that failed takes a login again; it hears of it in `start_failed` or `start_succeeded`.
+
+        Any login will do: what is wanted is a server that takes one.
+        """
+        try:
+            for roster in list(self.rosters.values())[:1]:
+                roster.adopt(roster.open_backend(self.cluster.answer_for(roster.login)))
+                return
+            for leases in list(self.lent.values()):
+                if leases.last_login is not None:
+                    leases.start(leases.last_login, self.cluster.answer_for(leases.last_login))
+                    return
+            self.is_down = False  # nobody is left who could be tried
+        except PoolError:
+            pass
+        finally:
+            self.probed_at = time.monotonic()
 
     def next_worker_number(self) -> int:
         self._workers_started += 1
@@ -89,7 +125,9 @@ class Pool:
 
     def start_succeeded(self, backend: dialogue.Backend) -> None:
         if not self.is_primary:
-            was_away = self.failures > 0 or not any(roster.workers for roster in self.rosters.values())
+            is_used = any(roster.workers for roster in self.rosters.values())
+            is_used = is_used or any(leases.leases for leases in self.lent.values())
+            was_away = self.failures > 0 or not is_used
             self.cluster.replay.came_in(self, was_away)
         if self.failures:
             log.info("%s answers again after %d failures", self.describe(), self.failures)
@@ -97,6 +135,10 @@ class Pool:
         self.is_down = False
 
     def sweep(self, now: float) -> None:
+        for key, leases in list(self.lent.items()):
+            leases.sweep(now)
+            if leases.is_empty and not self.is_down:
+                del self.lent[key]
         if self.is_down:
             for roster in self.rosters.values():
                 roster.look(now)  # what is in flight has its limits all the same
@@ -109,3 +151,5 @@ class Pool:
     def close(self) -> None:
         for roster in self.rosters.values():
             roster.close()
+        for leases in self.lent.values():
+            leases.close()

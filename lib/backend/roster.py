@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import gevent
 
+from lib import modes
 from lib.backend import dialogue, dispatch
 from lib.backend.crowd import Crowd
 from lib.backend.riders import Riders
@@ -52,7 +53,10 @@ class Roster:
         self.address = pool.address
         self.client_buffer = pool.settings.client_buffer
         self.rider_depth: int = pool.settings.rider_depth
-        self.rider_limit: float = pool.settings.rider_limit if pool.settings.riders else -1.0
+        rule = modes.mode_of(pool.settings.pool_mode, pool.settings.pool_modes, login.user, login.database)
+        rides = pool.settings.riders and rule.pool_mode == modes.STATEMENT
+        self.rider_limit: float = pool.settings.rider_limit if rides else -1.0
+        self.max_workers = pool.settings.max_workers if rule.max_workers is None else rule.max_workers
         self.bare_group: Group = pool.cluster.group(login, ())
         # Of a cleaned worker that knows custom settings: no frontend is in it, so it is asked whether it may serve.
         self.cleaned_group: Group = type(self.bare_group)(login, ())
@@ -145,7 +149,7 @@ class Roster:
             idle.pop(index).put(unit)
             return True
         # All that are idle know custom settings of others. One more is started, or one in the place of another.
-        if self.shared >= max(self.needed, self.pool.settings.max_workers):
+        if self.shared >= max(self.needed, self.max_workers):
             idle[0].retire()
         self.grow()
         return False
@@ -444,7 +448,7 @@ class Roster:
             return
         for idle in self.idle[:]:
             shared, needed = self.shared, self.needed
-            if dispatch.is_surplus(shared, needed, settings.max_workers) or dispatch.may_shrink(
+            if dispatch.is_surplus(shared, needed, self.max_workers) or dispatch.may_shrink(
                 shared, needed, now - idle.idle_since, settings.idle_timeout
             ):
                 idle.retire()
@@ -461,7 +465,7 @@ class Roster:
         shared = self.shared - (self.relayed if crowded_for >= settings.grow_after else 0)
         if now < self._paused_until or self._retry_is_due:
             return
-        if dispatch.may_grow(shared, self.needed, settings.max_workers, crowded_for, settings.grow_after):
+        if dispatch.may_grow(shared, self.needed, self.max_workers, crowded_for, settings.grow_after):
             self._crowd.eased()
             self.grow()
 

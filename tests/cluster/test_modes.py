@@ -1,0 +1,536 @@
+"""Modes of pooling: sessions that have a server connection for themselves, names with @ro, and idle frontends.
+
+What a session can do is compared with what it can do on a connection straight to the primary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import threading
+
+import asyncpg
+import psycopg
+import pytest
+
+from tests import roles
+from tests.cluster.conftest import Address
+from tests.cluster.rawclient import FLUSH, Raw, bind, copy_data, execute, parse, simple
+from tests.servers import Pooler
+from tests.workplace import wait_until
+
+CONF = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
+TRUST = roles.TRUST.name
+
+
+@contextlib.contextmanager
+def own_pooler(cluster, **conf):
+    """A pooler with its own settings; its log must be clean at the end."""
+    with Pooler({**CONF, **conf}, cluster=cluster) as pooler:
+        yield pooler
+    assert "Traceback" not in pooler.log
+
+
+@pytest.fixture(scope="module")
+def sessions(cluster):
+    """A pooler in session mode; what statement mode may refuse is refused, as it must make no difference."""
+    conf = {"pool_mode": "session", "transactions": "reject", "session_features": "reject", "max_workers": 40}
+    with own_pooler(cluster, **conf) as pooler:
+        yield pooler
+
+
+@pytest.fixture(params=["directly", "pooled"])
+def where(request, cluster) -> Address:
+    """The primary itself, and then the pooler in session mode, which must do the same."""
+    if request.param == "directly":
+        return Address(cluster.primary.host, cluster.primary.port, cluster.primary)
+    pooler = request.getfixturevalue("sessions")
+    return Address(pooler.host, pooler.port, cluster.primary)
+
+
+def connect(where, **params) -> Raw:
+    return Raw(where.host, where.port, **params)
+
+
+def backends(cluster, user: str = TRUST, database: str = roles.DATABASE) -> set[int]:
+    """The pids of a login's server connections on the primary."""
+    sql = "select pid from pg_stat_activity where usename = %s and datname = %s"
+    return {pid for (pid,) in cluster.primary.query(sql, [user, database])}
+
+
+# --- what lives in a session ----------------------------------------------------------------------------------------
+
+
+def test_a_session_has_one_backend_whose_pid_it_was_told(where):
+    with connect(where) as one, connect(where) as other:
+        assert one.value("select pg_backend_pid()") == str(one.key[0])
+        assert other.value("select pg_backend_pid()") == str(other.key[0]) != str(one.key[0])
+        assert one.value("select pg_backend_pid()") == str(one.key[0])
+
+
+def test_currval_temporary_tables_locks_prepared_statements_and_cursors_last_as_long_as_the_session(where):
+    with connect(where) as session, connect(where) as other:
+        assert session.query("create temp table kept (id serial, n int); insert into kept (n) values (7)").status == "I"
+        assert session.value("select currval('kept_id_seq') + lastval()") == "2"
+        assert other.query("select * from kept").code == "42P01"
+        session.query("prepare doubled (int) as select $1 * 2")
+        assert session.value("execute doubled(21)") == "42"
+        session.query("begin; declare c cursor with hold for select generate_series(1, 3); commit")
+        assert [session.value("fetch c") for _ in range(3)] == ["1", "2", "3"]
+        session.query("set application_name to 'mine'")
+        session.query("select pg_advisory_lock(4711)")
+        assert other.value("select pg_try_advisory_lock(4711)") == "f"
+        assert session.value("select n from kept") == "7"
+        assert session.value("show application_name") == "mine"
+    wait_until(lambda: where.query("select not exists (select from pg_locks where objid = 4711)")[0][0])
+
+
+def test_a_notification_comes_at_once_while_the_session_is_idle(where):
+    with connect(where) as listener, connect(where) as speaker:
+        listener.query("listen news")
+        speaker.query("notify news, 'it happened'")
+        message = listener.message()
+        assert (message.tag, message.body[4:]) == ("A", b"news\0it happened\0")
+
+
+def test_the_session_begins_with_the_parameters_that_the_server_reports(where, cluster):
+    given = {"application_name": "x y", "DateStyle": "German, YMD", "options": "-c geqo=off -c work_mem=7MB"}
+    with connect(where, **given) as session, connect(cluster.primary, **given) as direct:
+        found, expected = ([(m.tag, m.body) for m in each.greeting if m.tag in "RSZ"] for each in (session, direct))
+        assert found == expected
+
+
+SETTINGS = "select name, setting, source, reset_val from pg_settings order by name"
+
+
+def test_reset_goes_back_to_what_the_startup_packet_said(where, cluster):
+    given = {"application_name": "x", "options": "-c work_mem=7MB", "role": "pg_monitor", "app.tenant": "7"}
+    with connect(where, **given) as session, connect(cluster.primary, **given) as direct:
+        for each in (session, direct):
+            each.query("set work_mem to '9MB'; set app.tenant to '8'; set role none; set application_name to 'y'")
+            each.query("discard all")
+            each.query("reset role")
+        assert session.query(SETTINGS).rows == direct.query(SETTINGS).rows
+        assert session.value("select current_user || current_setting('app.tenant')") == "pg_monitor7"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def grants(cluster):
+    cluster.primary.query(f"grant pg_monitor to {TRUST}")
+    yield
+    cluster.primary.query(f"revoke pg_monitor from {TRUST}")
+
+
+def test_a_bad_startup_parameter_is_refused_in_the_servers_words(where):
+    session = connect(where, DateStyle="no such style")
+    assert session.greeting.error["M"] == 'invalid value for parameter "DateStyle": "no such style"'
+    assert session.greeting.error["S"] == "FATAL"
+    assert session.is_closed()
+
+
+def test_the_extended_protocol_goes_across_syncs_flushes_and_portals(where):
+    with connect(where) as session:
+        session.send(parse("select 1", "s1"), FLUSH)
+        assert session.until("1").tags == "1"
+        session.send(bind("s1", "p1"), execute("p1"), FLUSH)
+        assert session.until("C").rows == [("1",)]
+        session.send(parse("no sql"), bind(), simple("select 2"), b"S\0\0\0\4")
+        assert session.answer().tags == "EZ"
+        session.send(bind("s1"), execute(), b"S\0\0\0\4", simple("select 3"))
+        assert (session.answer().tags, session.answer().tags) == ("2DCZ", "TDCZ")
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 4096])
+def test_what_comes_in_pieces_is_passed_on_in_pieces(where, size):
+    text = "select '" + "x" * 5000 + "'"
+    data = simple(text) + parse("select 5") + bind() + execute() + b"S\0\0\0\4"
+    with connect(where) as session:
+        for position in range(0, len(data), size):
+            session.send(data[position : position + size])
+        assert len(session.answer().rows[0][0]) == 5000
+        assert session.answer().rows == [("5",)]
+
+
+def test_bytes_that_are_no_message_get_the_servers_own_answer(where):
+    with connect(where) as session:
+        session.send(b"?\0\0\0\4")
+        assert session.until("E").error["M"] == "invalid frontend message type 63"
+        assert session.is_closed()
+
+
+def test_copy_in_both_directions_and_one_that_fails(where):
+    with psycopg.connect(**where.libpq(), autocommit=True) as session:
+        session.execute("create temp table t (n int)")
+        with session.cursor().copy("copy t from stdin") as copy:
+            for number in range(20_000):
+                copy.write_row([number])
+        with session.cursor().copy("copy t to stdout") as copy:
+            assert sum(1 for _ in copy.rows()) == 20_000
+        with pytest.raises(psycopg.errors.DataError), session.cursor().copy("copy t from stdin") as copy:
+            copy.write("no number\n")
+        assert session.execute("select count(*) from t").fetchone() == (20_000,)
+
+
+def test_psql_does_what_it_does(where, pg_bin):
+    script = "begin; create temp table t as select 1 as n; commit; \\d t\nlisten a; notify a;\nselect :'n' \\g\n"
+    done = subprocess.run(
+        [pg_bin / "psql", "-XAt", "-v", "n=5"], input=script, text=True, capture_output=True, timeout=60, check=False,
+        env={"LC_ALL": "C", **where.environment()},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == ""
+    assert "n|integer" in done.stdout and "Asynchronous notification" in done.stdout
+
+
+def test_asyncpg_does_what_it_does(where):
+    async def main() -> list:
+        heard = asyncio.Event()
+        pool = await asyncpg.create_pool(**where.params(), min_size=2, max_size=2)
+        async with pool, pool.acquire() as one, pool.acquire() as other:
+            await one.add_listener("news", lambda *_: heard.set())
+            await other.execute("notify news")
+            await asyncio.wait_for(heard.wait(), 10)
+            async with one.transaction():
+                found = [row[0] async for row in one.cursor("select generate_series(1, $1::int)", 100)]
+            statement = await one.prepare("select $1::int + 1")
+            return [len(found), await statement.fetchval(41), await one.fetchval("select $1::text", "x")]
+
+    assert asyncio.run(main()) == [100, 42, "x"]
+
+
+# --- cancel, and being ended ----------------------------------------------------------------------------------------
+
+
+def test_cancel_hits_the_sessions_own_statement(where):
+    with connect(where) as session, connect(where) as other:
+        session.send(simple("select pg_sleep(60)"))
+        other.send(simple("select pg_sleep(0.2)"))
+        wait_until(lambda: _runs(where, session.key[0]))
+        session.cancel()
+        assert session.answer().code == "57014"
+        assert other.answer().code is None
+
+
+def _runs(where, pid: int) -> bool:
+    return where.query(f"select state = 'active' from pg_stat_activity where pid = {pid}") == [(True,)]
+
+
+# --- from one session to the next -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow(cluster):
+    """A pooler that has one session at a time for a user and database: what one leaves, the next must meet."""
+    with own_pooler(cluster, pool_mode="session", max_workers=1, query_wait_timeout=60) as pooler:
+        yield pooler
+
+
+LEFT = {
+    "settings": "set work_mem to '9MB'; set role pg_monitor; set datestyle to german",
+    "a transaction": "begin; create table never_kept (n int)",
+    "a failed transaction": "begin; select 1 / 0",
+    "a temporary table": "create temp table kept (id serial); insert into kept default values",
+    "a lock": "select pg_advisory_lock(4712)",
+    "a channel": "listen news",
+    "a statement": "prepare p as select 1",
+    "a cursor": "begin; declare c cursor with hold for select 1; commit",
+    "a sequence's number": "create temp sequence s; select nextval('s')",
+}
+FRESH = """
+    select current_setting('work_mem'), current_user, current_setting('datestyle'), to_regclass('never_kept'),
+           to_regclass('kept'), (select count(*) from pg_prepared_statements), (select count(*) from pg_cursors),
+           (select count(*) from pg_listening_channels()),
+           (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())
+"""
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_nothing_is_left_of_a_session_for_the_next_one_on_the_same_backend(cluster, narrow, left):
+    with connect(cluster.primary) as direct:
+        expected = direct.query(FRESH).rows
+    with connect(narrow) as one:
+        one.query(LEFT[left])
+    with connect(narrow) as other:
+        assert other.query(FRESH).rows == expected
+        assert other.query("select lastval()").code == "55000"
+        assert other.key[0] == one.key[0]
+
+
+SPOILS = {
+    "a custom setting": "set app.spoilt to '1'",
+    "a custom setting by a function": "select set_config('app.spoilt', '1', false)",
+    "a library": "load 'plpgsql'",
+    "a seed": "select setseed(0.5)",
+}
+
+
+@pytest.mark.parametrize("spoils", SPOILS)
+@pytest.mark.parametrize("is_extended", [False, True], ids=["simple", "extended"])
+def test_a_backend_that_nothing_makes_as_new_is_closed(narrow, spoils, is_extended):
+    user = roles.ADMIN
+    with psycopg.connect(
+        host=narrow.host, port=narrow.port, dbname=roles.DATABASE, **user.login, autocommit=True
+    ) as one:
+        one.execute(SPOILS[spoils], binary=is_extended)
+        pid = one.info.backend_pid
+    with psycopg.connect(host=narrow.host, port=narrow.port, dbname=roles.DATABASE, **user.login) as other:
+        assert other.info.backend_pid != pid
+        assert other.execute("select current_setting('app.spoilt', true)").fetchone() == (None,)
+
+
+def test_frontends_with_other_startup_parameters_do_not_share_a_backend(narrow):
+    with connect(narrow, application_name="one") as one:
+        pass
+    with connect(narrow, application_name="other") as other:
+        assert other.key[0] != one.key[0]
+        assert other.value("show application_name") == "other"
+
+
+def test_a_frontend_that_vanishes_in_a_transaction_or_a_copy_leaves_nothing_open(cluster, narrow):
+    cluster.primary.query("create table if not exists copied (n int)", dbname=roles.DATABASE)
+    cluster.primary.query("grant all on copied to public", dbname=roles.DATABASE)
+    ways = [
+        [simple("begin; insert into copied values (1)")],
+        [simple("copy copied from stdin"), copy_data(b"1\n")],
+        [simple("copy copied from stdin"), copy_data(b"1\n" * 10)[:-5]],
+        [simple("begin; insert into copied values (1)"), simple("select '" + "x" * 100)[:-50]],
+        [parse("insert into copied values (1)"), bind(), execute(), FLUSH],
+    ]
+    for way in ways:
+        session = connect(narrow)
+        for each in way:
+            session.send(each)
+        session.until("ZGC")
+        session.vanish()
+        with connect(narrow) as other:
+            assert other.value("select count(*) from copied") == "0"
+
+
+def test_what_was_pipelined_in_front_of_the_goodbye_runs_and_is_answered(where):
+    where.query("create table if not exists pipelined (n int); truncate pipelined; grant all on pipelined to public")
+    session = connect(where)
+    session.send(simple("insert into pipelined select pg_sleep(0.1) is null::int"), simple("select 7"), b"X\0\0\0\4")
+    session.answer()
+    assert session.answer().rows == [("7",)]
+    assert session.is_closed()
+
+
+def test_a_cancel_that_comes_late_meets_nobody(narrow):
+    for _ in range(20):
+        with connect(narrow) as one:
+            one.query("select 1")
+            one.cancel()
+        with connect(narrow) as other:
+            assert other.query("select pg_sleep(0.001)").code is None
+
+
+# --- how many, and waiting ------------------------------------------------------------------------------------------
+
+
+def test_sessions_beyond_max_workers_wait_for_their_turn(cluster, narrow):
+    begun = threading.Event()
+    found: list[str] = []
+
+    def wait() -> None:
+        begun.set()
+        with connect(narrow, application_name="in turn") as waiting:
+            found.append(waiting.value("select 'let in'"))
+
+    with connect(narrow, application_name="in turn") as session:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        begun.wait()
+        assert session.query("select pg_sleep(0.3)").status == "I"
+        assert found == []
+        sql = "select count(*) from pg_stat_activity where application_name = 'in turn'"
+        assert cluster.primary.query(sql) == [(1,)]
+    thread.join(30)
+    assert found == ["let in"]
+
+
+def test_a_session_that_has_waited_for_too_long_is_told_so(cluster):
+    conf = {"pool_modes": [{"user": TRUST, "pool_mode": "session", "max_workers": 1}], "query_wait_timeout": 0.2}
+    with own_pooler(cluster, **conf) as pooler, connect(pooler) as one:
+        other = connect(pooler)
+        assert other.greeting.code == "53300"
+        assert other.greeting.error["S"] == "FATAL"
+        assert other.is_closed()
+        gone = [Raw(pooler.host, pooler.port, user="") for _ in range(3)]
+        for each in gone:
+            each.vanish()
+        assert one.value("select 1") == "1"
+
+
+def test_a_server_that_is_full_says_so_to_the_session(cluster):
+    cluster.primary.query(f"alter role {roles.MD5.name} connection limit 2")
+    try:
+        with own_pooler(cluster, pool_mode="session", max_workers=0) as pooler:
+            params = {"host": pooler.host, "port": pooler.port, "dbname": roles.DATABASE, **roles.MD5.login}
+            with psycopg.connect(**params), psycopg.connect(**params), pytest.raises(psycopg.OperationalError) as told:
+                psycopg.connect(**params)
+        assert "too many connections for role" in str(told.value)
+    finally:
+        cluster.primary.query(f"alter role {roles.MD5.name} connection limit -1")
+
+
+@pytest.mark.parametrize("role", roles.LOGINS, ids=lambda role: role.method)
+def test_every_role_logs_in_and_gets_an_idle_backend_or_a_new_one(where, role):
+    for _ in range(2):
+        with psycopg.connect(**where.libpq(role)) as one, psycopg.connect(**where.libpq(role)) as other:
+            assert one.execute("select current_user").fetchone() == (role.name,)
+            assert other.info.backend_pid != one.info.backend_pid
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(**where.libpq(roles.SCRAM) | {"password": "wrong"})
+
+
+# --- being ended ----------------------------------------------------------------------------------------------------
+
+
+def test_a_terminated_backend_says_the_servers_own_goodbye(where):
+    with connect(where) as session:
+        session.query("select 1")
+        where.query(f"select pg_terminate_backend({session.key[0]})")
+        error = session.until("E").error
+        assert (error["S"], error["C"], error["F"]) == ("FATAL", "57P01", "postgres.c")
+        assert session.is_closed()
+
+
+def test_idle_session_timeout_says_the_servers_own_goodbye(where):
+    with connect(where, options="-c idle_session_timeout=100ms") as session:
+        error = session.until("E").error
+        assert (error["C"], error["F"]) == ("57P05", "postgres.c")
+        assert session.is_closed()
+
+
+def test_a_stopped_pool_lets_the_statement_in_flight_answer_and_says_goodbye(cluster):
+    with own_pooler(cluster, pool_mode="session") as pooler:
+        busy, idle = connect(pooler), connect(pooler)
+        busy.send(simple("select pg_sleep(0.5)"))
+        wait_until(lambda: _runs(cluster.primary, busy.key[0]))
+        pooler.stop()
+        assert idle.until("E").code == "57P01" and idle.is_closed()
+        answer = busy.answer()
+        assert answer.rows == [("",)]
+        assert busy.until("E").code == "57P01" and busy.is_closed()
+    wait_until(lambda: not backends(cluster) & {busy.key[0], idle.key[0]})
+
+
+# --- transaction mode -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_rides_in_transaction_mode(cluster):
+    with own_pooler(cluster, pool_mode="transaction", max_workers=0) as pooler, contextlib.ExitStack() as stack:
+        frontends = [stack.enter_context(connect(pooler)) for _ in range(8)]
+        for each in frontends:
+            each.query("select 1")
+        sql = "select count(*) from pg_stat_activity where state = 'active' and query = 'select 2'"
+        for _ in range(20):
+            for each in frontends:
+                each.send(simple("select 2"))
+            assert all(each.answer().rows == [("2",)] for each in frontends)
+        assert frontends[0].value(sql) == "0"
+
+
+# --- @ro ------------------------------------------------------------------------------------------------------------
+
+WHERE = "select inet_server_port(), pg_is_in_recovery()"
+
+
+def ports(cluster) -> set[str]:
+    return {str(standby.port) for standby in cluster.standbys}
+
+
+@pytest.fixture(scope="module")
+def pooler_of_both(cluster):
+    """A pooler in which the role app_trust is in session mode, and all others in statement mode."""
+    with own_pooler(cluster, pool_modes=[{"user": TRUST, "pool_mode": "session"}]) as pooler:
+        yield pooler
+
+
+@pytest.mark.parametrize("name", ["user", "database"])
+def test_sessions_of_a_name_with_ro_are_each_on_a_standby_in_turn(cluster, pooler_of_both, name):
+    names = {name: {"user": TRUST, "database": roles.DATABASE}[name] + "@ro"}
+    with connect(pooler_of_both, **names) as one, connect(pooler_of_both, **names) as other:
+        for session in (one, other):
+            assert {session.value("select inet_server_port()") for _ in range(4)} < ports(cluster)
+            assert session.value("select current_user") == TRUST
+            assert session.query("create table never_made (n int)").code == "25006"
+        assert one.value("select inet_server_port()") != other.value("select inet_server_port()")
+        assert one.value("select pg_backend_pid()") == str(one.key[0])
+    with connect(pooler_of_both) as session:
+        assert session.value("select inet_server_port()") == str(cluster.primary.port)
+
+
+def test_every_statement_of_a_name_with_ro_goes_to_the_standbys_in_statement_mode(cluster, pooler_of_both):
+    params = {"host": pooler_of_both.host, "port": pooler_of_both.port, "dbname": roles.DATABASE}
+    for role in (roles.SCRAM, roles.PASSWORD, roles.MD5):
+        login = {**params, **role.login, "user": f"{role.name}@ro"}
+        if role is roles.MD5:  # its clients hash their own idea of the user's name with the password
+            login = {**params, **role.login, "dbname": f"{roles.DATABASE}@ro"}
+        with psycopg.connect(**login, autocommit=True, prepare_threshold=None) as session:
+            found = [session.execute(WHERE).fetchone() for _ in range(8)]
+            assert {str(port) for port, _ in found} == ports(cluster)
+            assert all(in_recovery for _, in_recovery in found)
+            with session.transaction():
+                assert len({session.execute(WHERE).fetchone() for _ in range(4)}) == 1
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                session.execute("create table never_made (n int)")
+        with psycopg.connect(**params, **role.login, autocommit=True) as session:
+            assert session.execute(WHERE).fetchone() == (cluster.primary.port, False)
+
+
+@pytest.mark.parametrize("user", [TRUST, roles.SCRAM.name], ids=["session", "statement"])
+def test_without_a_standby_a_name_with_ro_reads_on_the_primary_and_does_not_write(cluster, user):
+    conf = {"slaver": [("127.0.0.1", 9)], "pool_modes": [{"user": TRUST, "pool_mode": "session"}], "connect_timeout": 2}
+    with own_pooler(cluster, **conf) as pooler:
+        login = {"host": pooler.host, "port": pooler.port, "dbname": roles.DATABASE, "password": roles.SCRAM.password}
+        with psycopg.connect(**login, user=f"{user}@ro", autocommit=True) as session:
+            assert session.execute(WHERE).fetchone() == (cluster.primary.port, False)
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                session.execute("create table never_made (n int)")
+
+
+# --- idle frontends -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def impatient(cluster):
+    """A pooler that disconnects who idles for half a second, but for those who call themselves patient."""
+    conf = {
+        "pool_modes": [{"database": roles.DATABASE, "pool_mode": "session"}],
+        "active_cnn_timeout": 0.5,
+        "disable_conds_list": [[("user", TRUST), ("application_name", "patient")]],
+    }
+    with own_pooler(cluster, **conf) as pooler:
+        yield pooler
+
+
+BOTH_MODES = pytest.mark.parametrize("database", [roles.DATABASE, roles.OTHER_DATABASE], ids=["session", "statement"])
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("last", ["select 1", "begin", "listen news"])
+def test_who_is_idle_for_too_long_is_disconnected_and_who_is_spared_is_not(impatient, database, last):
+    with connect(impatient, database=database, application_name="patient") as patient:
+        with connect(impatient, database=database) as idle:
+            patient.query("select 1")
+            idle.query(last)
+            error = idle.until("E").error
+            assert (error["S"], error["C"]) == ("FATAL", "57P05")
+            assert error["M"] == "terminating connection due to idle-session timeout"
+            assert idle.is_closed()
+        assert patient.value("select 1") == "1"
+
+
+@BOTH_MODES
+def test_nobody_is_idle_in_the_middle_of_a_statement(impatient, database):
+    with connect(impatient, database=database) as busy, connect(impatient, database=database) as copying:
+        copying.query("create temp table t (n int)")
+        copying.send(simple("copy t from stdin"))
+        copying.until("G")
+        assert busy.query("select pg_sleep(1.2)").status == "I"
+        busy.send(parse("select pg_sleep(1.2)"), bind(), execute(), b"S\0\0\0\4")
+        assert busy.answer().tags == "12DCZ"
+        copying.send(copy_data(b"1\n"), b"c\0\0\0\4")
+        assert copying.answer().commands == ["COPY 1"]
+        assert busy.value("select 1") == "1"
