@@ -112,6 +112,7 @@ def serve(asked_to_stop: threading.Event) -> int:
         say("Starting the pooler ...")
         admin_cnn = {"user": "admin", "password": admin_password, "database": "postgres"}
         conf = {"listen": ("127.0.0.1", pooler_port()), "admin_cnn": admin_cnn}
+        conf["read_your_writes_timeout"] = 5  # so that a standby is shown at work on a busy machine, too
         with Pooler(conf, cluster=cluster) as pooler:
             try_it(pooler)
             greet(cluster, pooler)

@@ -1,4 +1,5 @@
-"""`make demo` as a user sees it: the lines it prints work, and Ctrl-C leaves nothing behind."""
+"""`make demo` as a user sees it: the lines it prints work, the README's first session is what psql shows, and Ctrl-C
+leaves nothing behind."""
 
 import os
 import re
@@ -32,14 +33,32 @@ def demo(tmp_path):
         process.wait()
 
 
+def first_session() -> tuple[str, list[str], list[str]]:
+    """What the README types into psql, and the lines that it shows: answers, and errors."""
+    chapter = (PROJECT / "README.md").read_text().partition("\n## A first session\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"```console\n(.*?)```", chapter, re.DOTALL) for line in block.splitlines()]
+    typed = [match[1] for line in lines if (match := re.match(r"demo=\*?> (.*)", line))]
+    answers = [line for line in lines if not re.match(r"demo=|\$ ", line)]
+    errors = [line for line in answers if re.match(r"[A-Z]+: ", line)]
+    return "\n".join(typed), [line for line in answers if line and line not in errors], errors
+
+
 @pytest.mark.parametrize("goodbye", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_demo_prints_lines_that_work_and_cleans_up(demo, goodbye):
+def test_demo_prints_lines_that_work_shows_what_the_readme_says_and_cleans_up(demo, goodbye):
     process, printed = demo
     wait_until(lambda: "Ctrl-C ends everything" in printed(), 60, "the demo to be ready")
     for label, on_standby in (("on the primary:", "f"), ("on a standby:", "t")):
         line = re.search(rf"{label} +(.*)", printed())[1]
         asked = subprocess.run(["sh", "-c", f"{line} -XAt"], cwd=PROJECT, capture_output=True, text=True, check=False)
         assert asked.stdout.splitlines()[0] == f"Tokyo|37400068|{on_standby}", asked.stderr
+
+    statements, shown, errors = first_session()
+    line = re.search(r"a whole session: +(.*)", printed())[1]
+    asked = subprocess.run(
+        ["sh", "-c", f"{line} -X"], input=statements, cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert [line for line in asked.stdout.splitlines() if line] == shown
+    assert asked.stderr.splitlines() == errors
 
     conf_path = re.search(r"Its conf file is (.*),", printed())[1]
     assert os.path.exists(conf_path)
