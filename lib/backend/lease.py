@@ -27,7 +27,9 @@ from lib.wire.framing import header
 
 if TYPE_CHECKING:
     from lib.backend.cluster import Login
+    from lib.backend.freshness import Mark
     from lib.backend.leases import Leases
+    from lib.route import Router
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +81,9 @@ class Lease:
     """
 
     __slots__ = (
-        "_blocked", "_buffer", "_canceled", "_exchange", "_goodbye", "_may_write", "_writes", "cancels", "course",
-        "ddl", "defines", "holder", "idle_since", "key", "login", "number", "parameters", "retiring", "roster",
-        "spoilt", "started_at", "state", "stream",
+        "_blocked", "_buffer", "_canceled", "_exchange", "_goodbye", "_mark", "_may_write", "_router", "_writes",
+        "cancels", "course", "ddl", "defines", "holder", "idle_since", "key", "login", "number", "parameters",
+        "retiring", "roster", "spoilt", "started_at", "state", "stream",
     )  # fmt: skip
 
     def __init__(self, roster: Leases, login: Login, number: int, backend: dialogue.Backend) -> None:
@@ -95,6 +97,8 @@ class Lease:
         self.holder: Holder | None = None
         self.course = Course()
         self.retiring = self.spoilt = self.ddl = self.defines = False
+        self._router: Router
+        self._mark: Mark | None = None
         self._writes = self._may_write = False  # what was sent last; statements that it has prepared
         self.started_at = self.idle_since = time.monotonic()
         self.cancels = 0
@@ -185,6 +189,7 @@ class Lease:
         self.state = State.LENT
         self.holder = holder
         self.course = Course()
+        self._router, self._mark = self.roster.router, self.roster.mark
 
     def look(self, tag: int, body: bytes | None) -> None:
         """See what a Query or Parse may leave behind that DISCARD ALL does not take away, or change in the catalog."""
@@ -193,7 +198,7 @@ class Lease:
             return
         name, _, text = body.partition(b"\0") if tag == _PARSE else (b"", b"", body)
         text = text.partition(b"\0")[0]
-        known = self.roster.router.known(text)
+        known = self._router.known(text)
         verdict = known.verdict
         if verdict.kind >= Kind.WRITE:
             self._writes = True
@@ -220,9 +225,8 @@ class Lease:
         if self.ddl and self.course.status == b"I":
             self.ddl = self.defines
             self.roster.catalog_changed()
-        mark = self.roster.mark
-        if mark is not None:
-            mark.wrote(self.roster.pool.progress)
+        if self._mark is not None:
+            self._mark.wrote(self.roster.pool.progress)
         self._writes = self._may_write
 
     def cancel(self) -> None:

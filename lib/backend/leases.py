@@ -21,6 +21,7 @@ from lib.errors import NoWorkerInTime, PoolError
 
 if TYPE_CHECKING:
     from lib.backend.cluster import Login
+    from lib.backend.freshness import Mark
     from lib.backend.pool import Pool
     from lib.route import Router
 
@@ -38,7 +39,6 @@ class Leases:
     waiting    an Event for each frontend that waits, set when it is to look again
     starting   backends that are logging in
     last_login the one that a backend was started for last
-    mark       where writes are noted for frontends that read them on a standby; None when nobody does
     """
 
     def __init__(self, pool: Pool, user: str, database: str, limit: int) -> None:
@@ -49,9 +49,6 @@ class Leases:
         self.limit = limit
         self.address = pool.address
         self.client_buffer = pool.settings.client_buffer
-        self.router: Router = pool.cluster.router(database)
-        # Writes of sessions matter to the reads of others only.
-        self.mark = pool.cluster.replay.mark_for(database, False) if pool.is_primary else None
         self.leases: list[Lease] = []
         self.idle: list[Lease] = []
         self.waiting: deque[Event] = deque()
@@ -208,6 +205,15 @@ class Leases:
         return [lease for lease in self.leases if lease.state is State.LENT]
 
     # --- what is known of the database -------------------------------------------------------------------------------
+
+    @property
+    def router(self) -> Router:
+        return self.cluster.router(self.database)
+
+    @property
+    def mark(self) -> Mark | None:
+        """Where writes are noted for those who read them on a standby; of sessions only what others read matters."""
+        return self.cluster.replay.mark_for(self.database, False) if self.pool.is_primary else None
 
     @property
     def customs(self) -> set[str]:

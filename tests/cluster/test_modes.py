@@ -17,7 +17,7 @@ import pytest
 from tests import roles
 from tests.cluster.conftest import Address
 from tests.cluster.rawclient import FLUSH, Raw, bind, copy_data, execute, parse, simple
-from tests.servers import Pooler
+from tests.servers import Pooler, Server
 from tests.workplace import wait_until
 
 CONF = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
@@ -413,6 +413,93 @@ def test_a_stopped_pool_lets_the_statement_in_flight_answer_and_says_goodbye(clu
         assert answer.rows == [("",)]
         assert busy.until("E").code == "57P01" and busy.is_closed()
     wait_until(lambda: not backends(cluster) & {busy.key[0], idle.key[0]})
+
+
+def test_a_server_that_restarts_ends_its_sessions_and_the_next_ones_wait_for_it(own_server):
+    with Pooler({**OWN_SERVER, "pool_mode": "session"}, cluster=None, name="waits") as pooler:
+        params = {"host": pooler.host, "port": pooler.port, "user": "postgres", "dbname": "postgres"}
+        with psycopg.connect(**params) as session:
+            session.execute("select 1")
+            own_server.stop("fast")
+            with pytest.raises(psycopg.OperationalError, match="terminating connection due to administrator command"):
+                session.execute("select 1")
+        found: list = []
+
+        def come() -> None:
+            with psycopg.connect(**params) as late:
+                found.append(late.execute("select 1").fetchone())
+
+        thread = threading.Thread(target=come)
+        thread.start()
+        wait_until(lambda: "cannot be used" in pooler.log, what="the pooler to see that the server is gone")
+        own_server.start()
+        thread.join(60)
+        assert found == [(1,)]
+
+
+def test_backends_that_nobody_has_go_after_a_while_and_when_their_role_is_changed(own_server):
+    own_server.query("drop role if exists visitor; create role visitor login")
+    conf = {**OWN_SERVER, "pool_mode": "session", "idle_cnn_timeout": 0.5, "hba_interval": 0.1}
+    there = "select pid from pg_stat_activity where usename = 'visitor'"
+    with Pooler(conf, name="forgets") as pooler:
+        params = {"user": "visitor", "database": "postgres"}
+        with connect(pooler, **params) as session:
+            session.query("select 1")
+        wait_until(lambda: not own_server.query(there), what="the idle backend to be closed")
+        with connect(pooler, **params) as session:
+            _wait_for_census(own_server)
+            own_server.query("alter role visitor valid until '2100-01-01'; alter role visitor password 'another'")
+            wait_until(lambda: "a role was changed" in pooler.log, what="the census to see the change")
+            assert session.value("select 1") == "1"
+        with connect(pooler, **params) as other:
+            assert other.key[0] != session.key[0]
+
+
+def _wait_for_census(server) -> None:
+    # It looks at roles every tenth of a second, and each look ends with this query.
+    sql = "select max(query_start) > %s from pg_stat_activity where query like '%%pg_db_role_setting%%order by%%'"
+    for _ in range(2):
+        began = server.query("select now()")[0][0]
+        wait_until(lambda moment=began: server.query(sql, [moment])[0][0], what="a look of the census")
+
+
+@pytest.fixture(scope="module")
+def own_server():
+    """A server of our own, as it is restarted here; it trusts everybody."""
+    with Server("own", hba=["local all all trust", "host all all 127.0.0.1/32 trust"]) as server:
+        OWN_SERVER["master"] = (server.host, server.port)
+        yield server
+
+
+OWN_SERVER: dict = {"admin_cnn": {"user": "postgres", "database": "postgres"}, "login_retry": 0.05}
+
+
+# --- slow sides -----------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_does_not_read_stops_its_backend_and_nobody_else(cluster, sessions):
+    with connect(sessions, rcvbuf=8192) as slow, connect(sessions) as other:
+        slow.send(simple("select repeat('x', 1000) from generate_series(1, 50000)"))
+        waits = f"select wait_event = 'ClientWrite' from pg_stat_activity where pid = {slow.key[0]}"
+        wait_until(lambda: cluster.primary.query(waits) == [(True,)], what="the backend to wait for its reader")
+        assert other.value("select 1") == "1"
+        assert len(slow.answer().rows) == 50_000
+        assert slow.value("select 1") == "1"
+
+
+def test_what_is_sent_to_a_backend_that_does_not_read_waits_and_arrives(cluster, sessions):
+    rows = b"".join(copy_data(b"1\n") for _ in range(100_000))
+    with connect(sessions) as session, connect(sessions) as blocker:
+        session.query("create temp table t (n int)")
+        blocker.query("begin; select pg_advisory_lock(4713)")
+        session.send(simple("select pg_advisory_lock(4713)"))
+        sender = threading.Thread(target=session.send, args=[simple("copy t from stdin"), rows * 10, b"c\0\0\0\4"])
+        sender.start()
+        assert blocker.value("select 1") == "1"
+        blocker.query("select pg_advisory_unlock_all(); commit")
+        assert session.answer().status == "I"
+        assert session.answer().commands == ["COPY 1000000"]
+        sender.join()
 
 
 # --- transaction mode -----------------------------------------------------------------------------------------------
