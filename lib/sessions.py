@@ -18,7 +18,7 @@ from gevent.event import Event
 from lib import modes
 from lib.backend.dialogue import Answer
 from lib.backend.lease import Lease, State
-from lib.errors import IdleTooLong, PoolError, ServerUnreachable, ShuttingDown
+from lib.errors import IdleTooLong, PoolError, ServerRefused, ServerUnreachable, ShuttingDown
 from lib.wire import messages
 
 if TYPE_CHECKING:
@@ -69,15 +69,22 @@ class Placement:
                     return lease
                 raise ServerUnreachable("the server closed the connection unexpectedly while a session began")
             except PoolError as error:
-                if not _is_passing(error) or time.monotonic() + settings.login_retry > deadline:
+                makes_room = _is_full(error) and self._pool.close_idle_leases()
+                if not (makes_room or _is_passing(error)) or time.monotonic() + settings.login_retry > deadline:
                     raise
             started = None
+            was_down = self._pool.is_down
             if not self._pool.is_primary:
                 self.choose_standby()
-                continue
+            if was_down:
+                continue  # there is another one, and that one is not tried again before it was probed
             gevent.sleep(settings.login_retry)
             if not still_wanted():
                 raise EOFError
+
+
+def _is_full(error: PoolError) -> bool:
+    return isinstance(error, ServerRefused) and error.sqlstate == "53300"
 
 
 def _is_passing(error: PoolError) -> bool:

@@ -77,7 +77,9 @@ class Leases:
         return not self.waiting and self._idle_of(login) is None and self._has_room()
 
     def _idle_of(self, login: Login) -> Lease | None:
-        return next((lease for lease in reversed(self.idle) if lease.login is login), None)
+        # What has something to say may be about to say goodbye.
+        fit = (lease for lease in reversed(self.idle) if lease.login is login and not lease.stream.is_readable())
+        return next(fit, None)
 
     def _has_room(self) -> bool:
         return not self.limit or len(self.leases) - len(self.idle) + self.starting < self.limit
@@ -190,6 +192,13 @@ class Leases:
             idles = settings.idle_timeout and now - lease.idle_since > settings.idle_timeout
             if idles or (settings.server_lifetime and now - lease.started_at > settings.server_lifetime):
                 lease.close()
+
+    def close_idle(self) -> bool:
+        """The server is full: what nobody has goes. False when there was nothing."""
+        idle = self.idle[:]
+        for lease in idle:
+            lease.close()
+        return bool(idle)
 
     def retire_all(self) -> None:
         """Every one goes as soon as its session is over: what it logged in with, or as, has changed."""

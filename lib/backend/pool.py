@@ -78,6 +78,10 @@ class Pool:
             leases = self.lent[user, database] = Leases(self, user, database, limit)
         return leases
 
+    def close_idle_leases(self) -> bool:
+        """The server is full: backends of one login that nobody has go. False when there were none."""
+        return any(leases.close_idle() for leases in list(self.lent.values()))
+
     def users_and_databases(self) -> set[tuple[str, str]]:
         """Who has backends here, or waits for one."""
         return {(login.user, login.database) for login in self.rosters} | self.lent.keys()

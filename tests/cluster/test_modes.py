@@ -187,9 +187,14 @@ def test_asyncpg_does_what_it_does(where):
         heard = asyncio.Event()
         pool = await asyncpg.create_pool(**where.params(), min_size=2, max_size=2)
         async with pool, pool.acquire() as one, pool.acquire() as other:
-            await one.add_listener("news", lambda *_: heard.set())
+
+            def hear(*_: object) -> None:
+                heard.set()
+
+            await one.add_listener("news", hear)
             await other.execute("notify news")
-            await asyncio.wait_for(heard.wait(), 10)
+            await asyncio.wait_for(heard.wait(), 60)
+            await one.remove_listener("news", hear)
             async with one.transaction():
                 found = [row[0] async for row in one.cursor("select generate_series(1, $1::int)", 100)]
             statement = await one.prepare("select $1::int + 1")
@@ -371,6 +376,28 @@ def test_a_server_that_is_full_says_so_to_the_session(cluster):
         assert "too many connections for role" in str(told.value)
     finally:
         cluster.primary.query(f"alter role {roles.MD5.name} connection limit -1")
+
+
+def test_an_idle_backend_of_the_pool_is_closed_when_the_server_has_no_place_for_another(cluster):
+    cluster.primary.query(f"alter role {roles.MD5.name} connection limit 2")
+    try:
+        with own_pooler(cluster, pool_mode="session") as pooler:
+            params = {"host": pooler.host, "port": pooler.port, "dbname": roles.DATABASE, **roles.MD5.login}
+            for name in ("a", "b"):
+                with psycopg.connect(**params, application_name=name):
+                    pass
+            with psycopg.connect(**params) as one, psycopg.connect(**params) as other:
+                assert one.info.backend_pid != other.info.backend_pid
+    finally:
+        cluster.primary.query(f"alter role {roles.MD5.name} connection limit -1")
+
+
+def test_a_role_of_the_startup_packet_is_the_next_ones_too(narrow):
+    for _ in range(2):
+        with connect(narrow, role="pg_monitor", application_name="with a role") as session:
+            assert session.value("select current_user") == "pg_monitor"
+            session.query("set role none")
+            assert session.value("select current_user") == TRUST
 
 
 @pytest.mark.parametrize("role", roles.LOGINS, ids=lambda role: role.method)
