@@ -207,6 +207,11 @@ class Admin:
         for key in [key for key in self._links if key[0] == address]:
             self._threads.spawn(_drop, self._links.pop(key))
 
+    def leave(self, database: str) -> None:
+        """Close what is open to a database, unless a query is running there."""
+        for key in [key for key, link in self._links.items() if key[1] == database and not link.turn.locked()]:
+            self._threads.spawn(_drop, self._links.pop(key))
+
     def close(self) -> None:
         """Close all connections; the object can be used again."""
         if self._sweeper is not None:

@@ -285,6 +285,8 @@ class Frontend:
                 return
             if unit.verdict.resets and self.home.settings and unit.script is None:
                 unit.withholds = True
+        if unit.marks and unit.verdict.frees:
+            self.cluster.leaving.leave(unit.verdict.frees)
         if self.worker is not None:
             self.worker.put(unit)
         else:

@@ -57,11 +57,17 @@ class Process:
             self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval
         )
         self.cluster.on_ddl = self.directory.outdate
+        self.cluster.on_leave = self._leave
+        self._observer = observer
         self.arrivals = Arrivals(settings, self.cluster, self.directory, self.secrets, self.identity)
         self._fingerprints: dict[str, str] = {}
         self._defaults: list[tuple] | None = None
         self._stop = Event()
         self._patience_s = 0.0
+
+    def _leave(self, database: str) -> None:
+        self.admin.leave(database)
+        self._observer.leave(database)
 
     def _answer_for(self, login: Login) -> dialogue.Answer:
         return responder(login.user, self.secrets.of(login.user, login.database))

@@ -30,7 +30,7 @@ LAYERS = {
     "backend": """
         admin directory backend.unit backend.dialogue backend.relay backend.riders backend.upkeep
         backend.settling backend.worker backend.roster backend.lease backend.leases backend.pool backend.catalogs
-        backend.replay backend.cluster
+        backend.leaving backend.replay backend.cluster
     """,
     "frontend": "login streaming frontend sessions door arrival ha.executor console.pseudodb",
     "process": "process",

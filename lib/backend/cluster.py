@@ -15,6 +15,7 @@ from gevent.event import Event
 from lib import net
 from lib.backend import dialogue, tuning
 from lib.backend.catalogs import MAX_CUSTOMS, DatabaseCatalog
+from lib.backend.leaving import Leaving
 from lib.backend.pool import Pool
 from lib.backend.replay import Ask, Replay
 from lib.backend.settings import Memo
@@ -100,6 +101,8 @@ class Cluster:
     is_watched    the same
     turns         whether what arrives was late because of us
     on_ddl        called when DDL was run through the pool
+    on_leave      called to have all other connections of ours to a database closed
+    leaving       the databases that nobody may be connected to for a moment
     settled       (group, unit that was run in it) -> the group that its frontend is in since
     """
 
@@ -113,6 +116,8 @@ class Cluster:
         """`ask` is like `query`, for questions that may not wait for those: how far a server is."""
         self.settings = settings
         self.on_ddl: Callable[[], None] = lambda: None
+        self.on_leave: Callable[[str], None] = lambda database: None
+        self.leaving = Leaving(lambda: self.pools, self._forget)
         self.answer_for = answer_for
         self._query = query
         self.crowded = Event()
@@ -254,9 +259,14 @@ class Cluster:
         in_use = {database for pool in self.pools for _, database in pool.users_and_databases()}
         for database, known in list(self._catalogs.items()):
             if database in in_use:
-                known.look()
+                if database not in self.leaving:
+                    known.look()
             else:
                 del self._catalogs[database]  # so that nothing of ours keeps it from being dropped
+
+    def _forget(self, database: str) -> None:
+        self._catalogs.pop(database, None)
+        self.on_leave(database)
 
     # --- limits ------------------------------------------------------------------------------------------------------
 
