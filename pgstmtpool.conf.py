@@ -115,10 +115,15 @@ all = {
     # 'pool_modes': [],
 
     # A transaction holds a worker until it ends; LISTEN, temporary tables and the like hold one until the frontend
-    # disconnects. 'reject' refuses them, but neither SET nor statements that a driver prepares by name, which hold one
-    # as well.
+    # disconnects. 'reject' refuses them, but not statements that a driver prepares by name, which hold one as well.
     # 'transactions': 'allow',
     # 'session_features': 'allow',
+
+    # Whether a frontend is told by a NOTICE that it holds a worker for its session now.
+    # 'pin_notice': False,
+
+    # Whether a worker has the application_name of the frontend that it serves.
+    # 'track_application_name': True,
 
     # --- High availability: read and checked, but without effect in this release -----------------------------------
 

@@ -168,6 +168,10 @@ class Arrivals:
         self, caller: Caller, startup: messages.Startup, is_read_only: bool, silence: modes.Silence | None
     ) -> None:
         packet, settings = tuning.split(startup.parameters)
+        shown = {}
+        if not self.settings.track_application_name:
+            shown = {"application_name": dict(settings).get("application_name", "")}
+            settings = tuple(pair for pair in settings if pair[0] not in shown)
         who = self.cluster.login(startup.user, startup.database, packet)
         self._admit(
             caller, startup, lambda: self._needs_worker(who), lambda answer: self._start_worker(who, answer)
@@ -184,7 +188,7 @@ class Arrivals:
                 frontend = Frontend(caller.stream, self.cluster, group, key, str(caller), may_use_standbys)
                 frontend.is_read_only = is_read_only
                 frontend.silence = silence
-                self._greet(frontend)
+                self._greet(frontend, shown)
         finally:
             who.frontends -= 1
 
@@ -202,10 +206,13 @@ class Arrivals:
             frontend.silence = silence
             self._serve_until_gone(frontend, frontend.greeting)
 
-    def _greet(self, frontend: Frontend) -> None:
-        """Tell the frontend that it is in, and serve it."""
+    def _greet(self, frontend: Frontend, shown: dict[str, str]) -> None:
+        """Tell the frontend that it is in, and serve it.
+
+        shown   parameters of its own, beside those of its group
+        """
         group = frontend.group
-        greeting = [messages.parameter_status(name, value) for name, value in group.parameters.items()]
+        greeting = [messages.parameter_status(name, value) for name, value in {**group.parameters, **shown}.items()]
         greeting += (messages.backend_key_data(*frontend.key), messages.READY[b"I"])
         group.frontends.add(frontend)
         try:

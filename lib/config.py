@@ -285,6 +285,19 @@ class Settings:
         "one all the same; settings (SET) hold none. Not for session mode.",
         "`'reject'` finds the applications that do so, before they take all workers.",
     )
+    pin_notice: bool = _row(
+        SESSIONS, "boolean", "", False, True, checks.boolean,
+        "Whether a frontend is told by a NOTICE (01000), once, that it now has a worker of its own for its session, "
+        "and what for.",
+        "`True` shows those who write the application what costs a server connection each.",
+    )
+    track_application_name: bool = _row(
+        SESSIONS, "boolean", "", True, False, checks.boolean,
+        "Whether a worker has the `application_name` of the frontend that it serves. `False` takes that for cosmetic: "
+        "a frontend is told what it has set, but the server may see, and SHOW may answer, that of another one.",
+        "`False` saves a round trip to the server where frontends with different names take turns, and shows less in "
+        "`pg_stat_activity` and the server's log.",
+    )
     enable_ha: bool = _row(
         HA, "boolean", "", False, False, checks.boolean,
         "Whether this pool promotes a standby when the primary is gone. **Without effect in this release**, as are the "

@@ -74,6 +74,7 @@ class Frontend:
         "__weakref__",
         "_changed_parameters",
         "_is_read_out",
+        "_is_told_held",
         "_parsed",
         "_pumping",
         "_rest",
@@ -136,6 +137,7 @@ class Frontend:
         self._pumping = False
         self._stopping = False
         self._is_read_out = False  # it was ended, and still reads what it was told before
+        self._is_told_held = False
         self._changed_parameters: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -283,6 +285,8 @@ class Frontend:
             if error is not None:
                 self._refuse(unit, messages.error_response(error))
                 return
+            if unit.verdict.holds and self.settings.pin_notice:
+                self.tell_held(unit.verdict.reason)
             if unit.verdict.resets and self.home.settings and unit.script is None:
                 unit.withholds = True
         if unit.marks and unit.verdict.frees:
@@ -550,6 +554,19 @@ class Frontend:
         is_busy = self.unit is not None or bool(self.pending) or self.streaming.is_active or self.stream.pending > 0
         if self.silence.look(now, is_busy) > self.settings.active_cnn_timeout:
             self.end(IdleTooLong("terminating connection due to idle-session timeout"))
+
+    def tell_held(self, why: str) -> None:
+        """It now holds a worker for its session: said once, if it is wanted."""
+        if self.settings.pin_notice and not self._is_told_held:
+            self._is_told_held = True
+            self.stream.write(
+                messages.notice_response(
+                    "this session now has a server connection of its own",
+                    f"The statement {why}.",
+                    "The connection is shared again when nothing of that is left in the session.",
+                    "01000",
+                )
+            )
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -85,6 +85,8 @@ def test_our_own_settings_have_the_agreed_defaults():
         "disable_conds_list": (),
         "transactions": "allow",
         "session_features": "allow",
+        "pin_notice": False,
+        "track_application_name": True,
         "client_buffer": 1048576,
         "standby_check_interval": 2,
         "catalog_interval": 5,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_COSMETIC = frozenset({"application_name"})
 _REFUSED_PAUSE_S = 2.0  # after the server had no place for one more, how long we make do with what we have
 
 
@@ -57,6 +58,8 @@ class Roster:
         rides = pool.settings.riders and rule.pool_mode == modes.STATEMENT
         self.rider_limit: float = pool.settings.rider_limit if rides else -1.0
         self.max_workers = pool.settings.max_workers if rule.max_workers is None else rule.max_workers
+        # Settings that no worker is tuned for, whoever has set them.
+        self.cosmetic = _COSMETIC if not pool.settings.track_application_name else frozenset[str]()
         self.bare_group: Group = pool.cluster.group(login, ())
         # Of a cleaned worker that knows custom settings: no frontend is in it, so it is asked whether it may serve.
         self.cleaned_group: Group = type(self.bare_group)(login, ())
@@ -78,7 +81,7 @@ class Roster:
     def __repr__(self) -> str:
         return (
             f"<Roster {self.describe()} workers={len(self.workers)} idle={len(self.idle)} "
-            f"starting={self.starting} waiting={len(self.waiting)}>"
+            f"held={self.held} starting={self.starting} waiting={len(self.waiting)}>"
         )
 
     def describe(self) -> str:
@@ -295,6 +298,11 @@ class Roster:
         return self.starting + sum(not worker.session for worker in self.workers)
 
     @property
+    def held(self) -> int:
+        """Workers that are somebody's own for a session."""
+        return sum(worker.session for worker in self.workers)
+
+    @property
     def needed(self) -> int:
         settings = self.pool.settings
         return dispatch.needed_workers(self.login.frontends, settings.worker_min_cnt, settings.worker_per_fe_cnt)
@@ -413,7 +421,10 @@ class Roster:
         """The ParameterStatus values of a worker are those of the group that it is tuned to."""
         worker.parameters_changed = False
         if self.pool.is_primary:
-            worker.group.learn(worker.parameters)
+            parameters = worker.parameters
+            if self.cosmetic:
+                parameters = {name: value for name, value in parameters.items() if name not in self.cosmetic}
+            worker.group.learn(parameters)
 
     @property
     def customs(self) -> set[str]:

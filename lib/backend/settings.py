@@ -85,9 +85,9 @@ def ask_for(names: Iterable[str]) -> str:
     return f"SELECT * FROM (VALUES {rows}) AS settings"
 
 
-def ask_all(customs: Iterable[str]) -> str:
+def ask_all(customs: Iterable[str], user: str | None = None) -> str:
     """SQL that answers with such a row for each setting that holds for the session, and for role and
-    session_authorization.
+    session_authorization; and with one of the name '*' when `user`, if given, could not have set all of them.
 
     customs   names of custom settings that the backend may know: no view shows those
     """
@@ -98,6 +98,12 @@ def ask_all(customs: Iterable[str]) -> str:
         f"SELECT pg_catalog.lower(name), {_hex(now)} FROM pg_catalog.pg_settings"
         f" WHERE source = 'session' AND name NOT IN ({hidden})"
     )
+    if user is not None:
+        parts.append(
+            "SELECT '*', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_settings"
+            " WHERE source = 'session' AND context = 'superuser')"
+            f" AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = {quote(user)})"
+        )
     return " UNION ALL ".join(parts)
 
 

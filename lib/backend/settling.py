@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NONE: frozenset[str] = frozenset()
-_ANY = frozenset({"*"})
+_ANY, _WHO = frozenset({"*"}), frozenset(tuning.ROLES)
 _TOO_MANY = "too many custom settings"
+_MAX_MURK = 20  # texts
 _WHOLE = (b"PBES", b"PBDES")  # the messages of one statement that was surely executed
 
 
@@ -40,16 +41,18 @@ class Settling(Upkeep):
     is_own       they were by one text outside of a transaction block, which was surely run
     asks_back    it may have nothing any more that holds the worker: to be seen when its transaction is over
     murky        it may have set what nobody can ask for
+    murk         texts that may have done so, as long as nothing better is known of them
     unsettled    one of these is to be looked at
     is_settling  it is asked what the holder has set
     """
 
-    __slots__ = ("asks_back", "is_own", "is_settling", "murky", "touched", "unsettled")
+    __slots__ = ("asks_back", "is_own", "is_settling", "murk", "murky", "touched", "unsettled")
 
     def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
         super().__init__(roster, backend)
         self.touched = _NONE
         self.is_own = self.asks_back = self.murky = self.unsettled = self.is_settling = False
+        self.murk: list[bytes] = []
 
     # --- what a unit may have left -----------------------------------------------------------------------------------
 
@@ -64,11 +67,23 @@ class Settling(Upkeep):
         if (verdict.sets or verdict.resets) and not is_undone:
             self._note_settings(unit, in_block)
         if self.session:
-            self.murky = self.murky or verdict.kind is Kind.OPAQUE
+            if verdict.kind is Kind.OPAQUE:
+                self._note_murk(unit)
             # What is known to hold it does so; but a transaction may be rolled back, and an error may undo it.
             begins = not was_held and (in_block or status != b"I" or unit.failed)
             self.asks_back = self.asks_back or verdict.releases or begins
         self.unsettled = bool(self.touched) or self.asks_back
+
+    def _note_murk(self, unit: Unit) -> None:
+        # A text is opaque while the catalog is scanned; that may be over when the worker could be given back.
+        texts = unit.texts
+        self.murky = self.murky or not texts or len(self.murk) + len(texts) > _MAX_MURK
+        if not self.murky:
+            self.murk += texts
+
+    def _is_murky(self, frontend: Frontend) -> bool:
+        verdict = frontend.router.verdict
+        return self.murky or any(verdict(text).kind is Kind.OPAQUE for text in self.murk)
 
     def _note_settings(self, unit: Unit, in_block: bool) -> None:
         verdict = unit.verdict
@@ -82,7 +97,7 @@ class Settling(Upkeep):
                 sets = named
         is_one = not (sets and verdict.resets) and "*" not in sets and verdict.kind is Kind.SETTING
         self.is_own = is_one and not (in_block or self.touched or verdict.clean) and _is_whole(unit)
-        self.touched |= sets | verdict.resets
+        self.touched |= (sets | verdict.resets) - self.roster.cosmetic
 
     def _named(self, unit: Unit) -> frozenset[str] | None:
         # The settings that a set_config() surely sets; nothing when it may set more; None when nobody can tell.
@@ -103,12 +118,14 @@ class Settling(Upkeep):
         super().discarded()
         self.touched = _NONE
         self.is_own = self.asks_back = self.murky = self.unsettled = False
+        self.murk.clear()
 
     def reclaim(self, status: bytes = b"I") -> None:
         if self.touched:
             self.unclean = True
             self.touched = _NONE
         self.is_own = self.asks_back = self.murky = self.unsettled = self.is_settling = False
+        self.murk.clear()
         super().reclaim(status)
 
     # --- after a unit ------------------------------------------------------------------------------------------------
@@ -130,7 +147,8 @@ class Settling(Upkeep):
         self.unsettled = False
         if not settings.HIDDEN.isdisjoint(touched):
             self._keep()
-        if self.session and (self.murky or not asks_back):
+        if self.session and (not asks_back or self._is_murky(frontend)):
+            self.asks_back = self.unsettled = asks_back and not self.murky  # it may be known better after a scan
             sql = frontend.home.restore(resets) if touched else ""
             if sql:
                 self.run_restore(sql, frontend.settled, is_shown=not unit.withholds)
@@ -149,7 +167,7 @@ class Settling(Upkeep):
         if known is not None:
             return self._give_back(frontend, known)
         plan = settings.plan(group.settings, home, _NONE if resets else touched, resets)
-        if plan is None:
+        if plan is None or (not resets and _is_other(group) and not touched <= _WHO):
             return self._look(unit, touched)
 
         def answered(exchange: Exchange | None) -> bool:
@@ -177,12 +195,17 @@ class Settling(Upkeep):
         login, home = frontend.group.login, frontend.home.settings
         customs = self.roster.customs | self.placeholders | frontend.group.placeholders
         customs.update(name for name in touched if "." in name)
+        may_be_other = _is_other(frontend.group) or not _WHO.isdisjoint(touched)
 
         def answered(exchanges: list[Exchange]) -> bool:
             asked = exchanges[-1]
             values = settings.read(map(messages.read_data_row, asked.rows))
             if values is None:
                 return self._settled_badly(frontend, "the answer cannot be read")
+            if values.pop("*", None) is not None:
+                return self._settled_badly(frontend, f"{login.user} may not set all of that")
+            for name in self.roster.cosmetic:
+                values.pop(name, None)
             names = frozenset(name for name, value in values.items() if "." in name and value is not None)
             if not names <= frontend.group.placeholders:
                 self._learn_customs(frontend, names)
@@ -206,7 +229,8 @@ class Settling(Upkeep):
             return restored()
 
         texts = [traces.ask_held()] if self.session else []
-        self._converse(frontend, [*texts, settings.ask_all(customs)], answered)
+        question = settings.ask_all(customs, login.user if may_be_other else None)
+        self._converse(frontend, [*texts, question], answered)
         return True
 
     def _group_of(self, frontend: Frontend, found: tuning.Pairs) -> Group | None:
@@ -253,7 +277,13 @@ class Settling(Upkeep):
         """What was set cannot be told, or is too much for anybody else: the frontend keeps the worker."""
         log.warning("%r keeps %r, as what that has set cannot be told: %s", frontend, self, why)
         self._keep()
+        frontend.tell_held("has set what nobody else can be asked for")
         return False
+
+
+def _is_other(group: Group) -> bool:
+    """Whether its frontends have become another role, which may set what the one that has logged in may not."""
+    return any(name in _WHO for name, _ in group.settings)
 
 
 def _is_whole(unit: Unit) -> bool:

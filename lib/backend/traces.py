@@ -72,6 +72,7 @@ def ask_held() -> str:
     return _TRACES
 
 
-def read(rows: Iterable[list[str | None]]) -> tuple[str, ...]:
-    """The traces in an answer, sorted: "setting work_mem", "an advisory lock" …"""
-    return tuple(sorted({row[0] for row in rows if row and row[0]}))
+def read(rows: Iterable[list[str | None]], cosmetic: Iterable[str] = ()) -> tuple[str, ...]:
+    """The traces in an answer, sorted: "setting work_mem", "an advisory lock" …; but for settings that are cosmetic."""
+    passed_over = {f"setting {name}" for name in cosmetic}
+    return tuple(sorted({row[0] for row in rows if row and row[0]} - passed_over))

@@ -248,7 +248,7 @@ class Upkeep(Riders):
         def answered(exchange: Exchange) -> None:
             self.unnamed = None
             if exchange.error is None:  # else nothing is known, and the worker is cleaned all the same
-                left = traces.read(map(messages.read_data_row, exchange.rows))
+                left = traces.read(map(messages.read_data_row, exchange.rows), self.roster.cosmetic)
                 self.spoilt = self.spoilt or not SPOILING.isdisjoint(left)
                 self.roster.pool.cluster.left(login.database, texts, left)
             self.reclaim()

@@ -83,6 +83,12 @@ def error_response(error: PoolError, severity: str | None = None) -> bytes:
     return message(b"E", b"".join(code.encode() + encode(value) + b"\0" for code, value in fields) + b"\0")
 
 
+def notice_response(message_: str, detail: str, hint: str, sqlstate: str) -> bytes:
+    """NoticeResponse of severity NOTICE."""
+    fields = (("S", "NOTICE"), ("V", "NOTICE"), ("C", sqlstate), ("M", message_), ("D", detail), ("H", hint))
+    return message(b"N", b"".join(code.encode() + encode(value) + b"\0" for code, value in fields) + b"\0")
+
+
 def with_severity(raw: bytes, severity: str) -> bytes:
     """The ErrorResponse `raw` with another severity and all else as it was: FATAL at login becomes ERROR later."""
     kept = [part for part in raw[5:].split(b"\0") if part and part[:1] not in b"SV"]

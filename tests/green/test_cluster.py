@@ -450,5 +450,5 @@ def test_its_repr_says_who_is_who(start):
     assert repr(pool.cluster.primary) == f"<Pool 1 primary {host}:{port} rosters=1>"
     assert repr(pool.cluster.standbys[0]) == f"<Pool 2 standby {host}:{standby_port} rosters=1>"
     assert repr(pool.rosters[0]) == (
-        f"<Roster app@shop on primary {host}:{port} workers=1 idle=1 starting=0 waiting=0>"
+        f"<Roster app@shop on primary {host}:{port} workers=1 idle=1 held=0 starting=0 waiting=0>"
     )
