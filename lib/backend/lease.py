@@ -205,6 +205,8 @@ class Lease:
             self._may_write = self._may_write or bool(name)
         if not known.marks:
             return
+        if verdict.frees:
+            self.roster.cluster.leaving.leave(verdict.frees)
         self.ddl = self.ddl or verdict.ddl
         self.defines = self.defines or (verdict.ddl and bool(name))
         if verdict.kind > Kind.WRITE or verdict.clean:

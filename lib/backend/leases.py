@@ -70,6 +70,11 @@ class Leases:
     def is_empty(self) -> bool:
         return not (self.leases or self.starting or self.waiting)
 
+    @property
+    def is_lent(self) -> bool:
+        """Whether somebody has one, or is about to."""
+        return len(self.leases) > len(self.idle) or bool(self.waiting)
+
     # --- for a frontend that logs in ---------------------------------------------------------------------------------
 
     def needs_new(self, login: Login) -> bool:

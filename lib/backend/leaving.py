@@ -60,8 +60,10 @@ class Leaving:
         rosters = [
             roster for pool in self._pools() for login, roster in pool.rosters.items() if login.database == database
         ]
-        if any(roster.login.frontends for roster in rosters):
+        lent = [leases for pool in self._pools() for leases in pool.lent.values() if leases.database == database]
+        is_used = any(roster.login.frontends for roster in rosters) or any(each.is_lent for each in lent)
+        if is_used:
             return
         self._forget(database)
-        for roster in rosters:
-            roster.retire_all()
+        for each in (*rosters, *lent):
+            each.retire_all()
