@@ -65,5 +65,7 @@ class Leaving:
         if is_used:
             return
         self._forget(database)
-        for each in (*rosters, *lent):
-            each.retire_all()
+        for roster in rosters:
+            roster.retire_all()
+        for leases in lent:
+            leases.retire_all()

@@ -13,8 +13,10 @@ from tests import roles
 from tests.cluster.clients.tools import run_client
 from tests.cluster.conftest import Address
 from tests.cluster.wire import Wire, query, refusal
+from tests.servers import Pooler
 from tests.workplace import wait_until
 
+CONF = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
 NAMES = {"plain": "left_behind", "quoted": "Left; Behind"}
 
 
@@ -96,3 +98,14 @@ def test_a_database_that_was_dropped_is_not_there_for_the_next_frontend(address)
         assert refusal(address, user=roles.TRUST.name, database="left_and_gone")["C"] == "3D000"
         session.execute("create database left_and_gone")
         use(address, "left_and_gone")
+
+
+def test_a_database_is_dropped_that_sessions_have_used(cluster):
+    with Pooler({**CONF, "pool_mode": "session"}, cluster=cluster) as pooler:
+        address = Address(pooler.host, pooler.port, cluster.primary)
+        with admin(address) as session:
+            session.execute("create database left_by_sessions")
+            use(address, "left_by_sessions")
+            session.execute("drop database left_by_sessions")
+            assert not exists(address, "left_by_sessions")
+    assert "Traceback" not in pooler.log
