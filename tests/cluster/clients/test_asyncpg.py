@@ -153,7 +153,7 @@ def test_asyncpg_has_its_settings_and_its_pool_takes_them_back(address):
                 inside = await connection.fetchval("show work_mem")
                 told = connection.get_settings().TimeZone
             async with pool.acquire() as connection:
-                name = await connection.fetchval("show application_name")
+                name = connection.get_settings().application_name
                 return inside, told, await connection.fetchval("show work_mem"), name
 
     assert asyncio.run(work()) == ("7MB", "Asia/Shanghai", "5MB", "asyncpg's")

@@ -55,7 +55,7 @@ CLIENTS: dict[str, tuple[Callable[[], Program], list[pytest.MarkDecorator]]] = {
 }
 # Whose connections hold a worker each; all others are served by a few.
 HOLDING = {
-    "psycopg 3", "psycopg 3, autocommit", "asyncpg", "SQLAlchemy with psycopg", "SQLAlchemy with asyncpg", "Django",
+    "psycopg 3", "psycopg 3, autocommit", "asyncpg", "SQLAlchemy with psycopg", "SQLAlchemy with asyncpg",
     "JDBC", "node-postgres", "postgres.js", "PHP PDO", "Perl DBD::Pg", "pgbench -M prepared",
 }  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_idle_connections_of_a_client_are_served_by_few_backends(few, name):
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
 def test_clients_of_pgbench_are_served_by_few_backends(few, pg_bin, mode):
     role = own_role(few, mode)
-    run_client(pg_bin / "pgbench", few, "-n", "-M", mode, "-c", "10", "-t", "20", "-f", PROGRAMS / "one.sql", role=role)
+    run_client(pg_bin / "pgbench", few, "-n", "-M", mode, "-c10", "-j10", "-t20", "-f", PROGRAMS / "one.sql", role=role)
     if f"pgbench -M {mode}" not in HOLDING:
         assert 1 <= backends(few, role) <= MAX_WORKERS
 

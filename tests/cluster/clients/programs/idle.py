@@ -110,6 +110,7 @@ def sqlalchemy_psycopg(number: int) -> None:
                 session.execute(sa.text(USUAL.format(":turn")), {"turn": turn})
             session.commit()
             session.scalar(sa.text("select 1"))
+            session.rollback()
     wait()
 
 
@@ -126,6 +127,7 @@ def sqlalchemy_asyncpg(number: int) -> None:
                     await session.execute(sa.text(USUAL.format("cast(:turn as int)")), {"turn": turn})
                 await session.commit()
                 await session.scalar(sa.text("select 1"))
+                await session.rollback()
         await asyncio.to_thread(wait)
         await engine.dispose()
 
