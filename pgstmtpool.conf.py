@@ -61,6 +61,13 @@ all = {
     # 'client_tls_key_file': '',
     # 'client_tls_ca_file': '',
 
+    # How the pool connects to servers, as libpq's sslmode; the authorities that their certificates are checked against
+    # ('verify-ca', 'verify-full'), and what the pool shows to servers that want a certificate.
+    # 'server_tls_sslmode': 'prefer',
+    # 'server_tls_ca_file': '',
+    # 'server_tls_cert_file': '',
+    # 'server_tls_key_file': '',
+
     # --- Workers ---------------------------------------------------------------------------------------------------
 
     # How many workers (connections to a server) the frontends of a user and database have: the n-th number of

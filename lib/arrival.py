@@ -147,9 +147,10 @@ class Arrivals:
         start_worker: Callable[[Answer], Any],
     ) -> login.Admission:  # fmt: skip
         """Have the frontend prove who it is."""
-        peer = Peer.at(caller.host, caller.uid, caller.stream.is_encrypted)
+        stream = caller.stream
+        peer = Peer.at(caller.host, caller.uid, stream.is_encrypted, stream.certificate)
         return login.admit(
-            caller.stream, startup, peer, self.directory, needs_worker, start_worker, secrets=self.secrets,
+            stream, startup, peer, self.directory, needs_worker, start_worker, secrets=self.secrets,
             auth_timeout_s=self.settings.auth_timeout,
             counts=lambda user, database: Counts(self._by_role[user], self._by_database[database]),
         )  # fmt: skip

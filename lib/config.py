@@ -158,6 +158,31 @@ class Settings:
         "are asked for one. `cert` rules and `clientcert` options of pg_hba.conf need it.",
         "A frontend whose certificate does not hold is refused, whatever the rules say; one without is not.",
     )
+    server_tls_sslmode: str = _row(
+        TLS, "word", "", "prefer", False, checks.choice(*SSLMODES),
+        "How workers, cancel requests and `admin_cnn` connect to servers on TCP, as libpq's `sslmode`: `'disable'`; "
+        "`'allow'`: by TLS only if the server insists; `'prefer'`: by TLS if the server has it; `'require'`; "
+        "`'verify-ca'`, and its certificate is one of `server_tls_ca_file`; `'verify-full'`, and it is for that host.",
+        "Only the last two keep out who pretends to be the server. TLS costs time: `'disable'` does without where the "
+        "network can be trusted.",
+    )
+    server_tls_ca_file: str = _row(
+        TLS, "file name", "", "", False, checks.optional_file_name,
+        "Certificates of the authorities (PEM) that certificates of servers are checked against; `'system'` for those "
+        "that this machine trusts, with `'verify-full'` only. With `'require'`, too, a server is then checked as by "
+        "`'verify-ca'`.",
+        "The files of this and the next two settings are read again when they change, for connections from then on.",
+    )
+    server_tls_cert_file: str = _row(
+        TLS, "file name", "", "", False, checks.optional_file_name,
+        "The certificate that the pool shows to servers that ask for one (PEM).",
+        "All workers show the same one, so `cert` rules for the pool's address need a user name map.",
+    )
+    server_tls_key_file: str = _row(
+        TLS, "file name", "", "", False, checks.optional_file_name,
+        "Its private key (PEM, without a passphrase).",
+        "Only the pool's user should be able to read it; libpq refuses one that others can read.",
+    )
     worker_min_cnt: tuple[int, ...] = _row(
         WORKERS, "list of integers", "", [], True, checks.list_of(checks.whole(1, 100_000)),
         "How many workers a few frontends have, on each server that they use: the n-th number is for n frontends of a "
@@ -494,7 +519,7 @@ def _conflicts(values: Mapping[str, Any]) -> list[str]:
 def _tls_conflicts(values: Mapping[str, Any]) -> list[str]:
     """What is missing beside the TLS settings that were given."""
     complaints = []
-    for side in ("client",):
+    for side in ("client", "server"):
         cert, key = f"{side}_tls_cert_file", f"{side}_tls_key_file"
         for one, other in ((cert, key), (key, cert)):
             if values.get(one) and not values.get(other):
@@ -504,6 +529,11 @@ def _tls_conflicts(values: Mapping[str, Any]) -> list[str]:
         complaints.append(f"client_tls_sslmode is {mode!r}: wanted client_tls_cert_file, too")
     if mode.startswith("verify") and not values.get("client_tls_ca_file"):
         complaints.append(f"client_tls_sslmode is {mode!r}: wanted client_tls_ca_file, too")
+    mode, authorities = values.get("server_tls_sslmode", "prefer"), values.get("server_tls_ca_file")
+    if mode.startswith("verify") and not authorities:
+        complaints.append(f"server_tls_sslmode is {mode!r}: wanted server_tls_ca_file, too")
+    if authorities == "system" and mode != "verify-full":
+        complaints.append("server_tls_ca_file is 'system': wanted server_tls_sslmode 'verify-full'")
     return complaints
 
 

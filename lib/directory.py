@@ -43,6 +43,7 @@ select pg_catalog.json_build_object(
     'hba_file', pg_catalog.current_setting('hba_file'),
     'ident_file', pg_catalog.current_setting('ident_file'),
     'password_encryption', pg_catalog.current_setting('password_encryption'),
+    'ssl', pg_catalog.current_setting('ssl') = 'on',
     'own_address', pg_catalog.host(pg_catalog.inet_client_addr()),
     'server_address', pg_catalog.host(pg_catalog.inet_server_addr()),
     'system', (select system_identifier::text from pg_catalog.pg_control_system()),
@@ -76,6 +77,7 @@ class Known(NamedTuple):
     mock_nonce    a secret of this cluster, the same for all pools in front of it
     loaded        when the server read its files, as text; only ever compared
     is_direct     no proxy, tunnel or address translation is between the pool and the primary
+    by_tls        the pool's own connections to the primary are encrypted
     """
 
     rules: Rules
@@ -85,6 +87,7 @@ class Known(NamedTuple):
     mock_nonce: bytes
     loaded: str
     is_direct: bool = True
+    by_tls: bool = False
 
     def __repr__(self) -> str:
         seen_as = self.own_address or "local"
@@ -110,7 +113,7 @@ class Known(NamedTuple):
         """
         if self.is_local or not (peer.family == "unix" or peer.is_loopback):
             return peer
-        return Peer.at(self.own_address, None, peer.tls)
+        return Peer.at(self.own_address, None, peer.tls, peer.certificate)
 
     def rule_for(
         self, peer: Peer, user: str, database: str, roles: Collection[str], resolve: hba.Resolve
@@ -119,7 +122,7 @@ class Known(NamedTuple):
 
     def pool_rule(self, user: str, database: str, roles: Collection[str], resolve: hba.Resolve) -> Rule | None:
         """The rule that the primary applies to the pool's own connections."""
-        return hba.find(self.rules, Peer.at(self.own_address), user, database, roles, resolve)
+        return hba.find(self.rules, Peer.at(self.own_address, None, self.by_tls), user, database, roles, resolve)
 
 
 class Directory:
@@ -128,15 +131,18 @@ class Directory:
     primary        tells the address of the primary as it is now
     access_ttl_s   how long what was found out about a role and a database holds
     refresh_s      how often the rules are read again even if the server did not reload
+    sslmode        how workers connect to the primary
     """
 
     def __init__(
-        self, admin: Admin, primary: Callable[[], Address], *, access_ttl_s: float = 1.0, refresh_s: float = 60.0
-    ) -> None:
+        self, admin: Admin, primary: Callable[[], Address], *, access_ttl_s: float = 1.0, refresh_s: float = 60.0,
+        sslmode: str = "disable",
+    ) -> None:  # fmt: skip
         self._admin = admin
         self._primary = primary
         self._access_ttl_s = access_ttl_s
         self._refresh_s = refresh_s
+        self._sslmode = sslmode
         self._known: Known | None = None
         self._known_at = 0.0
         self._tried_for: str | None = None
@@ -218,8 +224,9 @@ class Directory:
             servers |= {"127.0.0.1", "::1"}
         nonce = hashlib.sha256(encode(f"mock {found['system']} {found['salt']}")).digest()
         return Known(
-            Rules(rules, version, servers), maps, own, found["password_encryption"], nonce, found["loaded"], is_direct
-        )
+            Rules(rules, version, servers), maps, own, found["password_encryption"], nonce, found["loaded"], is_direct,
+            own is not None and found["ssl"] and self._sslmode not in ("disable", "allow"),
+        )  # fmt: skip
 
     def _were_edited(self, address: Address, files: list[str], version: int) -> bool:
         try:

@@ -45,16 +45,19 @@ class Process:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.identity = tlsfiles.for_frontends(settings)
-        self.admin = Admin(settings.admin_cnn)
+        self.approach = tlsfiles.for_servers(settings)
+        as_admin = {**tlsfiles.for_libpq(settings), **settings.admin_cnn}
+        self.admin = Admin(as_admin)
         self.secrets = Secrets(settings.conn_params)
         # A server that is frozen when it is asked how far it is keeps no login waiting.
         observer = Admin(
-            settings.admin_cnn, connect_timeout_s=_OBSERVED_S, statement_timeout_s=_OBSERVED_S,
+            as_admin, connect_timeout_s=_OBSERVED_S, statement_timeout_s=_OBSERVED_S,
             threads=1 + len(settings.slaver),
         )  # fmt: skip
-        self.cluster = Cluster(settings, self._answer_for, self.admin.query, observer.query)
+        self.cluster = Cluster(settings, self._answer_for, self.admin.query, observer.query, self.approach)
         self.directory = Directory(
-            self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval
+            self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval,
+            sslmode=settings.server_tls_sslmode,
         )
         self.cluster.on_ddl = self.directory.outdate
         self.cluster.on_leave = self._leave
@@ -87,7 +90,7 @@ class Process:
         if self.settings.active_cnn_timeout:
             loops.append(self._end_the_idle)
         threads = [gevent.spawn(loop) for loop in loops]
-        threads.append(gevent.spawn(tlsfiles.watch, self.identity))
+        threads.append(gevent.spawn(tlsfiles.watch, self.identity, self.approach))
         self._stop.wait()
         log.info("stopping: %d frontends", len(self.arrivals.frontends))
         for listener in listeners:
@@ -201,7 +204,7 @@ class Process:
 
 
 def _cancel(worker: Worker | Lease) -> None:
-    dialogue.cancel(worker.roster.address, worker.key, _LAST_WORDS_S, lambda: True)
+    dialogue.cancel(worker.roster.address, worker.key, _LAST_WORDS_S, lambda: True, worker.approach)
 
 
 def _raise_file_limit(wanted: int) -> None:

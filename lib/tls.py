@@ -9,16 +9,20 @@ no `TlsStream` is ever half open. TLS 1.2 and newer; no compression, no renegoti
 from __future__ import annotations
 
 import logging
+import select
 import ssl
 from typing import TYPE_CHECKING
 
 import gevent
 
+from lib import net
 from lib.auth import certificate
+from lib.errors import ServerUnreachable
 from lib.net import MORE_RECV_BYTES, RECV_BYTES, Stream
+from lib.wire import messages
 
 if TYPE_CHECKING:
-    from lib.tlsfiles import Identity
+    from lib.tlsfiles import Approach, Identity
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +127,14 @@ class TlsStream(Stream):
             super().write(self._outgoing.read())
         self.stop_reading()
 
+    def has_ended(self) -> bool:
+        """As Stream.has_ended; there may be a goodbye in front of the end that nobody has read."""
+        if self.is_closed:
+            return True
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
@@ -190,6 +202,54 @@ def accept(stream: Stream, identity: Identity, *, is_direct: bool = False) -> Tl
     except BaseException:
         stream.close()
         raise
+
+
+def connect(address: net.Address, timeout_s: float, approach: Approach | None = None, *, must: bool = True) -> Stream:
+    """A stream to a server, encrypted if that is agreed on.
+
+    timeout_s   for the connection, and again for the handshake
+    approach    how to encrypt; None: not at all, nor on a Unix socket
+    must        a server that does without TLS will not do
+    raises      ServerUnreachable, naming the address and the reason; HandshakeFailed
+    """
+    stream = net.connect(address, timeout_s)
+    if approach is None or address[0].startswith("/"):
+        return stream
+    where = net.show_address(address)
+    late = ServerUnreachable(f"the server {where} did not go on with TLS within {timeout_s:g} s")
+    try:
+        with gevent.Timeout(timeout_s or None, late):
+            stream.write(messages.SSL_REQUEST)
+            answer = stream.recv_exactly(1)
+            if stream.has_rest:
+                # What came unencrypted in front of the handshake could pass for encrypted (CVE-2021-23222).
+                raise ServerUnreachable(f"the server {where} sent unencrypted data after its answer to the SSL request")
+            if answer == b"S":
+                return _encrypt(stream, address[0], approach)
+        if answer != b"N":  # an ErrorResponse, which anybody could have sent
+            raise ServerUnreachable(f"the server {where} did not answer the SSL request")
+        if must:
+            raise ServerUnreachable(f"the server {where} does not support SSL, but SSL was required")
+        return stream
+    except EOFError:
+        stream.close()
+        raise ServerUnreachable(f"the server {where} closed the connection instead of answering") from None
+    except BaseException:
+        stream.close()
+        raise
+
+
+def _encrypt(stream: Stream, host: str, approach: Approach) -> TlsStream:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        tls = approach.context.wrap_bio(incoming, outgoing, server_hostname=host)
+    except ValueError:  # a host that cannot be named to the server (SNI)
+        tls = approach.context.wrap_bio(incoming, outgoing)
+    _shake_hands(stream, tls, incoming, outgoing)
+    if approach.mode == "verify-full" and not certificate.fits_host(tls.getpeercert() or {}, host):
+        raise HandshakeFailed(f'the server certificate is not for host name "{host}"')
+    shown = tls.getpeercert(binary_form=True)
+    return TlsStream(stream, tls, incoming, outgoing, certificate.binding(shown) if shown else None)
 
 
 def _shake_hands(stream: Stream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:

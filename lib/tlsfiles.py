@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
+SYSTEM = "system"  # in the place of a file: the authorities that this machine trusts
 _LOOK_S = 1.0
 
 
@@ -36,6 +37,22 @@ class Identity(NamedTuple):
 
     context: ssl.SSLContext
     binding: bytes | None
+
+
+class Approach(NamedTuple):
+    """How servers are spoken to: the words of server_tls_sslmode, and a context that goes with them."""
+
+    mode: str
+    context: ssl.SSLContext
+
+    @property
+    def ways(self) -> tuple[tuple[bool, bool], ...]:
+        """What is tried, in this order: (whether TLS is asked for, whether it has to be)."""
+        return _WAYS.get(self.mode, ((True, True),))
+
+
+_PLAIN, _IF_THERE, _ENCRYPTED = (False, False), (True, False), (True, True)
+_WAYS = {"disable": (_PLAIN,), "allow": (_PLAIN, _ENCRYPTED), "prefer": (_IF_THERE, _PLAIN)}
 
 
 class Watched(Generic[Made]):
@@ -131,6 +148,48 @@ def _identity(cert: str, key: str, authorities: str, mode: str) -> Identity:
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     first = begin + text.partition(begin)[2].partition(end)[0] + end
     return Identity(context, certificate.binding(ssl.PEM_cert_to_DER_cert(first)))
+
+
+# --- for servers -----------------------------------------------------------------------------------------------------
+
+
+def for_servers(settings: Settings) -> Watched[Approach]:
+    """What TLS to servers needs.
+
+    raises   FilesUnusable
+    """
+    mode, authorities = settings.server_tls_sslmode, settings.server_tls_ca_file
+    cert, key = settings.server_tls_cert_file, settings.server_tls_key_file
+    files = (cert, key, authorities if authorities != SYSTEM else "")
+    return Watched("TLS to servers", files, lambda: _approach(mode, authorities, cert, key))
+
+
+def _approach(mode: str, authorities: str, cert: str, key: str) -> Approach:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _restrict(context)
+    context.check_hostname = False  # lib.auth.certificate looks at that as libpq does
+    # As libpq: who has authorities, and insists on TLS, wants the certificate checked.
+    is_checked = mode.startswith("verify") or (mode == "require" and authorities)
+    context.verify_mode = ssl.CERT_REQUIRED if is_checked else ssl.CERT_NONE
+    if authorities == SYSTEM:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    elif authorities:
+        _load_authorities(context, authorities)
+    if cert:
+        _load_own(context, cert, key)
+    return Approach(mode, context)
+
+
+def for_libpq(settings: Settings) -> dict[str, str]:
+    """The same as connection parameters of libpq, for admin_cnn."""
+    files = {
+        "sslrootcert": settings.server_tls_ca_file, "sslcert": settings.server_tls_cert_file,
+        "sslkey": settings.server_tls_key_file,
+    }  # fmt: skip
+    return {"sslmode": settings.server_tls_sslmode} | {name: value for name, value in files.items() if value}
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
 
 
 def _restrict(context: ssl.SSLContext) -> None:

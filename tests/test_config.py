@@ -75,6 +75,10 @@ def test_our_own_settings_have_the_agreed_defaults():
         "client_tls_cert_file": "",
         "client_tls_key_file": "",
         "client_tls_ca_file": "",
+        "server_tls_sslmode": "prefer",
+        "server_tls_ca_file": "",
+        "server_tls_cert_file": "",
+        "server_tls_key_file": "",
         "query_wait_timeout": 120,
         "connect_timeout": 15,
         "auth_timeout": 60,
@@ -384,9 +388,18 @@ def test_checking_a_file_needs_no_gevent(tmp_path):
             {"client_tls_sslmode": "verify-full", "client_tls_cert_file": "a.crt", "client_tls_key_file": "a.key"},
             "client_tls_sslmode is 'verify-full': wanted client_tls_ca_file, too",
         ),
+        ({"server_tls_cert_file": "a.crt"}, "server_tls_cert_file is given without server_tls_key_file"),
+        ({"server_tls_sslmode": "verify-ca"}, "server_tls_sslmode is 'verify-ca': wanted server_tls_ca_file, too"),
+        (
+            {"server_tls_sslmode": "verify-ca", "server_tls_ca_file": "system"},
+            "server_tls_ca_file is 'system': wanted server_tls_sslmode 'verify-full'",
+        ),
         ({"client_tls_sslmode": "sometimes"}, "wanted one of 'disable', 'allow', 'prefer'"),
     ],
-    ids=["no key", "no certificate", "nothing to show", "no authority", "no such mode"],
+    ids=[
+        "no key", "no certificate", "nothing to show", "no authority", "no key for servers", "no authority for servers",
+        "the system's authorities", "no such mode",
+    ],
 )
 def test_tls_settings_that_lack_something_are_refused(given, wanted):
     assert wanted in complaint(**given)

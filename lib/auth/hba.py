@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from lib.auth import matching
+from lib.auth.certificate import Names
 from lib.auth.hbatext import NeedsText, Word, expand, fields, line_at
 from lib.errors import RulesUnusable
 
@@ -34,27 +35,31 @@ class Peer(NamedTuple):
     address   numeric, None for a Unix socket
     uid       of the process at the other end of a Unix socket, else None
     tls       whether the connection is encrypted
+    certificate  names of the client certificate that was shown and found valid
     """
 
     family: Family
     address: str | None = None
     uid: int | None = None
     tls: bool = False
+    certificate: Names | None = None
 
     @classmethod
-    def at(cls, address: str | None, uid: int | None = None, tls: bool = False) -> Peer:
+    def at(
+        cls, address: str | None, uid: int | None = None, tls: bool = False, certificate: Names | None = None
+    ) -> Peer:
         """From an address as the socket gives it; an IPv4 address in IPv6 clothes is IPv4, as the server sees it.
 
         address   numeric; None for a Unix socket; "" when the socket is gone already, which raises EOFError
         """
         if address is None:
-            return cls("unix", None, uid, tls)
+            return cls("unix", None, uid, tls, certificate)
         if not address:
             raise EOFError("the frontend is gone")
         ip = ipaddress.ip_address(address.partition("%")[0])
         if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
             ip = ip.ipv4_mapped
-        return cls("inet" if ip.version == 4 else "inet6", str(ip), uid, tls)
+        return cls("inet" if ip.version == 4 else "inet6", str(ip), uid, tls, certificate)
 
     @property
     def is_loopback(self) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lib.backend.worker import Worker
     from lib.config import Settings
     from lib.frontend import Frontend
+    from lib.tlsfiles import Approach, Watched
 
 
 class Login:
@@ -97,6 +98,7 @@ class Cluster:
     answer_for    (login, standby) -> what proves to a server who we are, from earlier logins or conn_params
     query         (address, database, sql) -> rows, as admin_cnn
     replay        how far the servers are
+    approach      how servers are connected to by TLS, None when they are not
     crowded       set while a unit waits or rides: limits are then kept more closely
     is_watched    the same
     turns         whether what arrives was late because of us
@@ -112,6 +114,7 @@ class Cluster:
         answer_for: Callable[[Login], dialogue.Answer],
         query: Callable[[net.Address, str, str], list[tuple]],
         ask: Ask | None = None,
+        tls: Watched[Approach] | None = None,
     ) -> None:
         """`ask` is like `query`, for questions that may not wait for those: how far a server is."""
         self.settings = settings
@@ -120,6 +123,7 @@ class Cluster:
         self.leaving = Leaving(lambda: self.pools, self._forget)
         self.answer_for = answer_for
         self._query = query
+        self._tls = tls
         self.crowded = Event()
         self.is_watched = False
         self.turns = net.Turns()
@@ -131,6 +135,10 @@ class Cluster:
         self.standbys = [Pool(self, 2 + i, address, is_primary=False) for i, address in enumerate(settings.slaver)]
         self._turn = 0
         self.replay = Replay(settings, self.primary, self.standbys, ask or query, self._standby)
+
+    @property
+    def approach(self) -> Approach | None:
+        return self._tls.made if self._tls is not None else None
 
     @property
     def pools(self) -> list[Pool]:

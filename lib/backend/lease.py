@@ -231,6 +231,11 @@ class Lease:
             self._mark.wrote(self.roster.pool.progress)
         self._writes = self._may_write
 
+    @property
+    def approach(self) -> Approach | None:
+        """How a cancel request gets there: encrypted if the backend's own connection is."""
+        return self.roster.pool.cluster.approach if self.stream.is_encrypted else None
+
     def cancel(self) -> None:
         """Cancel what runs now; asked for by the frontend that has the session, so that it meets nobody else's."""
         self.cancels += 1
@@ -239,7 +244,7 @@ class Lease:
     def _cancel(self, holder: Holder | None) -> None:
         certain = dialogue.cancel(
             self.roster.address, self.key, _CANCEL_TIMEOUT_S,
-            lambda: self.state is State.LENT and self.holder is holder,
+            lambda: self.state is State.LENT and self.holder is holder, self.approach,
         )  # fmt: skip
         self.spoilt = self.spoilt or not certain
         self.cancels -= 1

@@ -104,7 +104,7 @@ class Leases:
     def _start(self, login: Login, answer: dialogue.Answer) -> Lease:
         try:
             backend = dialogue.open_backend(
-                self.address, login.startup, answer, self.pool.settings.connect_timeout
+                self.address, login.startup, answer, self.pool.settings.connect_timeout, self.pool.cluster.approach
             )
         except PoolError as error:
             self.pool.start_failed(error)

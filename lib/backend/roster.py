@@ -336,7 +336,7 @@ class Roster:
         """Log in to the server with the bare packet; the pool hears how it went."""
         try:
             backend = dialogue.open_backend(
-                self.address, self.login.startup, answer, self.pool.settings.connect_timeout
+                self.address, self.login.startup, answer, self.pool.settings.connect_timeout, self.cluster.approach
             )
         except PoolError as error:
             self.pool.start_failed(error)

@@ -28,6 +28,7 @@ from lib.wire.framing import PARSED, READY, READY_TAG, scan
 if TYPE_CHECKING:
     from lib.backend.roster import Roster
     from lib.frontend import Frontend
+    from lib.tlsfiles import Approach
 
 __all__ = ["State", "Worker"]
 
@@ -222,6 +223,11 @@ class Worker(Settling):
         log.error("%r: a statement taken for a harmless read, and moved, left transaction status %s", self, status)
         self.close("it was shared, and has a transaction open")
 
+    @property
+    def approach(self) -> Approach | None:
+        """How a cancel request gets there: encrypted if the backend's own connection is."""
+        return self.roster.cluster.approach if self.stream.is_encrypted else None
+
     # --- cancelling --------------------------------------------------------------------------------------------------
 
     def cancel(self, unit: Unit) -> None:
@@ -239,8 +245,9 @@ class Worker(Settling):
 
     def _cancel(self, unit: Unit) -> None:
         certain = dialogue.cancel(
-            self.roster.address, self.key, _CANCEL_TIMEOUT_S, lambda: bool(self.in_flight) and self.in_flight[0] is unit
-        )
+            self.roster.address, self.key, _CANCEL_TIMEOUT_S,
+            lambda: bool(self.in_flight) and self.in_flight[0] is unit, self.approach,
+        )  # fmt: skip
         self.cancels -= 1
         if self.state is State.CLOSED:
             return
