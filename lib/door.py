@@ -59,7 +59,7 @@ class Door:
     def receive(self, caller: Caller) -> messages.Startup | messages.Cancel:
         """The startup packet or CancelRequest of a connection, within auth_timeout.
 
-        raises   PoolError to be told to the frontend on `caller.stream`; HandshakeFailed, when it cannot be told;
+        raises   PoolError to be told to the frontend on `caller.stream`; tls.HandshakeFailed, when it cannot be told;
                  EOFError when it is gone
         """
         late = LoginTimeout("canceling authentication due to timeout")

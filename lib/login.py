@@ -21,9 +21,9 @@ import gevent
 from lib.auth import access as access_rules
 from lib.auth.access import Access, Challenge, Counts, Reject, RelayOnly, decide, refusal
 from lib.auth.credential import Credential, Secrets
-from lib.auth.exchange import OK, SASL_FINAL, Dialogue, Say, Work, challenge, code_of, respond
+from lib.auth.exchange import OK, SASL, SASL_FINAL, Dialogue, Say, Work, challenge, code_of, respond
 from lib.auth.hba import Peer, Resolved, Rule
-from lib.auth.relay import Relay
+from lib.auth.relay import Relay, without_binding
 from lib.directory import RETRY_S, Directory, Known
 from lib.errors import (
     AdminQueryFailed,
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 65_540  # of a frontend that has not authenticated yet
 
-Answer = Callable[[bytes], bytes | None]
+Answer = Callable[..., bytes | None]
 
 
 class FrontendStream(Protocol):
@@ -50,6 +50,9 @@ class FrontendStream(Protocol):
     def recv_message(self, max_bytes: int = ...) -> bytes: ...
 
     def write(self, data: bytes) -> None: ...
+
+    @property
+    def binding(self) -> bytes | None: ...  # what SCRAM-SHA-256-PLUS is bound to
 
 
 class Request(Protocol):
@@ -127,13 +130,15 @@ def admit(
     if isinstance(plan, RelayOnly):
         if is_virtual:
             raise CannotAuthenticate(f'authentication method "{rule.method}" cannot be used for this database')
-        return login.by_server_alone(rule, access, start_worker, why_not)
+        return login.by_server_alone(rule, access, start_worker, plan.objection or why_not)
     if isinstance(plan, Challenge):
         if plan.can_relay and wants_worker:
             admission = login.by_server(rule, access, start_worker)
             if admission is not None:
                 return admission
         login.by_pool(plan.method, access, known)
+        if plan.objection is not None:
+            raise plan.objection
     if why_not is not None:
         raise why_not
     admission = Admission(login.user, login.database, rule.method, access)
@@ -149,9 +154,9 @@ def responder(user: str, credential: Credential | None) -> Answer:
     dialogue = respond(user, credential)
     next(dialogue)
 
-    def answer(raw: bytes) -> bytes | None:
+    def answer(raw: bytes, binding: bytes | None = None) -> bytes | None:
         try:
-            step = dialogue.send(raw)
+            step = dialogue.send(raw if binding is None else (raw, binding))
             while isinstance(step, Work):
                 step = dialogue.send(_in_thread(step))
         except StopIteration:
@@ -193,7 +198,9 @@ class _Login:
     # --- the pool asks ----------------------------------------------------------------------------------------------
 
     def by_pool(self, method: str, access: Access, known: Known) -> None:
-        dialogue = challenge(method, self.user, access.usable_secret, known.mock_nonce, known.password_encryption)
+        dialogue = challenge(
+            method, self.user, access.usable_secret, known.mock_nonce, known.password_encryption, self.stream.binding
+        )
         credential = self._drive(dialogue)
         self.secrets.remember(self.user, credential, access.secret)
 
@@ -283,14 +290,14 @@ class _Login:
         self.secrets.remember(self.user, relay.credential(), belongs_to)
 
     def _relaying(self, relay: Relay) -> Answer:
-        def answer(raw: bytes) -> bytes | None:
+        def answer(raw: bytes, binding: bytes | None = None) -> bytes | None:
             if relay.asked is None and not relay.fits(raw):
                 raise _ServerAsksOtherwise
             relay.from_server(raw)
             code = code_of(raw)
             if code == OK:
                 return None
-            self.stream.write(raw)
+            self.stream.write(raw if code != SASL else without_binding(raw))
             if code == SASL_FINAL or relay.is_last(code):
                 return None
             try:

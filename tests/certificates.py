@@ -59,7 +59,7 @@ class Authority:
         self, subject: str = "localhost", *, hosts: tuple[str, ...] = (), kind: str = "ec", expired: bool = False,
         hash_with: Any = None, pss: bool = False, name: str = "",
     ) -> Pair:  # fmt: skip
-        """A certificate for a subject ('alice', or 'C=DE,O=Some people,CN=alice', '+' within one part of the name) and
+        """A certificate for a subject ('alice', or 'C=DE;O=Some people;CN=alice', '+' within one part of the name) and
         its subjectAltNames."""
         key = new_key(kind)
         words = subject if "=" in subject else f"CN={subject}"
@@ -67,7 +67,7 @@ class Authority:
             x509.RelativeDistinguishedName(
                 [x509.NameAttribute(_OIDS[word.partition("=")[0]], word.partition("=")[2]) for word in part.split("+")]
             )
-            for part in words.split(",")
+            for part in words.split(";")
         ]
         made = self._sign(x509.Name(rdns), key, list(hosts), expired=expired, hash_with=hash_with, pss=pss)
         self._count += 1

@@ -7,6 +7,7 @@ import pytest
 from lib.auth import access as rules
 from lib.auth import ident
 from lib.auth.access import Access, Challenge, Counts, Reject, RelayOnly, Trust, decide, refusal
+from lib.auth.certificate import Names
 from lib.auth.hba import Peer, Rule
 from lib.auth.hbatext import Word
 
@@ -87,7 +88,7 @@ def test_another_ldap_server_is_another_question():
     assert isinstance(plan_for(mine, pool_rule=other), Reject)
 
 
-@pytest.mark.parametrize("method", ["ident", "cert", "sspi"])
+@pytest.mark.parametrize("method", ["ident", "sspi"])
 def test_what_nobody_can_check_here_is_refused_with_a_hint(method):
     plan = plan_for(method, pool_rule=rule(method))
     assert error_of(plan)[0] == "28000" and "pg_hba.conf" in plan.error.hint and "Line 3" in plan.error.detail
@@ -168,3 +169,74 @@ def test_a_row_of_the_query_becomes_an_access():
         '"database_limit": -1, "may_connect": true, "loaded": "x"}'
     )
     assert rules.read(row).roles == {"bob", "staff"}
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+def with_certificate(name, subject="CN=?"):
+    return Peer.at("10.1.2.3", tls=True, certificate=Names(name, subject))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        rule("cert", "hostssl"),
+        rule("scram-sha-256", "hostssl", clientcert="verify-ca"),
+        rule("trust", "hostssl", clientcert="verify-full"),
+        rule("md5", "hostssl", clientcert="true"),  # up to 11
+    ],
+)
+def test_a_rule_that_wants_a_certificate_is_not_met_without_one(found):
+    plan = plan_for(found, peer=Peer.at("10.1.2.3", tls=True))
+    assert error_of(plan) == ("28000", "connection requires a valid client certificate")
+
+
+def test_a_certificate_is_enough_for_its_owner_and_for_nobody_else():
+    found = rule("cert", "hostssl", clientcert="verify-full")
+    assert plan_for(found, peer=with_certificate("bob")) == Trust()
+    for name in ("Bob", "alice", "", None):
+        refused = ("28000", 'certificate authentication failed for user "bob"')
+        assert error_of(plan_for(found, peer=with_certificate(name))) == refused
+
+
+def test_a_map_says_whose_certificate_may_be_which_user():
+    maps = (ident.UserMap("m", "robert", Word("bob")), ident.UserMap("m", r"/^(.*)@example\.org$", Word(r"\1")))
+    found = rule("cert", "hostssl", clientcert="verify-full", map="m")
+    assert plan_for(found, peer=with_certificate("robert"), maps=maps) == Trust()
+    assert plan_for(found, peer=with_certificate("bob@example.org"), maps=maps) == Trust()
+    assert isinstance(plan_for(found, peer=with_certificate("bob"), maps=maps), Reject)
+
+
+def test_the_whole_subject_may_be_the_name():
+    maps = (ident.UserMap("m", "CN=robert,O=x", Word("bob")),)
+    found = rule("cert", "hostssl", clientcert="verify-full", map="m", clientname="DN")
+    assert plan_for(found, peer=with_certificate("robert", "CN=robert,O=x"), maps=maps) == Trust()
+    assert isinstance(plan_for(found, peer=with_certificate("robert", None), maps=maps), Reject)
+
+
+def test_a_password_does_not_make_up_for_somebody_elses_certificate():
+    found = rule("scram-sha-256", "hostssl", clientcert="verify-full")
+    assert plan_for(found, peer=with_certificate("bob")).objection is None
+    wrong = plan_for(found, peer=with_certificate("alice"))
+    assert wrong.objection.sqlstate == "28P01" and not wrong.can_relay
+    ca = rule("scram-sha-256", "hostssl", clientcert="verify-ca")
+    assert plan_for(ca, peer=with_certificate("alice")).objection is None
+    trusted = plan_for(rule("trust", "hostssl", clientcert="verify-full"), peer=with_certificate("alice"))
+    assert error_of(trusted) == ("28000", '"trust" authentication failed for user "bob"')
+    ldap = rule("ldap", "hostssl", clientcert="verify-full")
+    asked = plan_for(ldap, peer=with_certificate("alice"), pool_rule=rule("ldap"))
+    assert asked.objection.message == 'LDAP authentication failed for user "bob"'
+
+
+@pytest.mark.parametrize(
+    ("method", "secret", "can_relay"),
+    [
+        ("scram-sha-256", "SCRAM-SHA-256$", False), ("md5", "SCRAM-SHA-256$", False),
+        ("md5", "md5" + "0" * 32, True), ("password", "SCRAM-SHA-256$", True),
+    ],
+)  # fmt: skip
+def test_scram_over_tls_is_never_relayed(method, secret, can_relay):
+    bob = changed(secret=secret)
+    assert plan_for(method, bob, Peer.at("10.1.2.3", tls=True), pool_rule=rule(method)).can_relay is can_relay
+    assert plan_for(method, bob, pool_rule=rule(method)).can_relay is True

@@ -24,6 +24,7 @@ from lib.auth.exchange import (
     code_of,
     respond,
 )
+from lib.auth.relay import without_binding
 from lib.errors import AuthenticationFailed, CredentialUnfit, PoolError, ProtocolViolation
 from lib.wire.messages import message
 from tests.test_auth_scram import secret_of
@@ -327,3 +328,67 @@ def test_keys_are_not_tried_on_another_salt():
     with pytest.raises(CredentialUnfit) as unfit:
         client.send(authentication(SASL_CONTINUE, b"r=" + nonce + b"x,s=QQ==,i=1"))
     assert "changed" in unfit.value.detail
+
+
+# --- channel binding -------------------------------------------------------------------------------------------------
+
+BOUND = b"hash of a certificate"
+PLUS, PLAIN = b"SCRAM-SHA-256-PLUS", b"SCRAM-SHA-256"
+NEGOTIATION = "SCRAM channel binding negotiation error"
+
+
+def chosen(mechanism, text):
+    return message(b"p", mechanism + b"\0" + struct.pack("!i", len(text)) + text)
+
+
+def log_in_bound(server_binding, client_binding):
+    """respond() against challenge(), each with what it believes to be the channel; the mechanism that was chosen."""
+    server = challenge("scram-sha-256", "bob", SCRAM_SECRET, NONCE, "scram-sha-256", server_binding)
+    client = respond("bob", PASSWORD)
+    advance(client)
+    step, chosen = advance(server), None
+    while isinstance(step, (bytes, Say)):
+        raw = step.message if isinstance(step, Say) else step
+        answer = advance(client, raw if client_binding is None else (raw, client_binding))
+        chosen = chosen or answer[5:].partition(b"\0")[0]
+        step = advance(server, answer)
+    return chosen
+
+
+def test_who_sees_the_same_certificate_is_bound_to_it():
+    assert log_in_bound(BOUND, BOUND) == PLUS
+    assert log_in_bound(None, BOUND) == PLAIN
+    assert log_in_bound(BOUND, None) == PLAIN
+
+
+def test_who_sees_another_certificate_is_refused():
+    with pytest.raises(PoolError, match="SCRAM channel binding check failed") as raised:
+        log_in_bound(BOUND, b"hash of somebody in between")
+    assert raised.value.sqlstate == "28000"
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "text", "words", "sqlstate"),
+    [
+        (PLAIN, b"y,,n=,r=abc", NEGOTIATION, "28000"),
+        (PLUS, b"n,,n=,r=abc", "does not include channel binding data", "08P01"),
+        (PLUS, b"y,,n=,r=abc", "does not include channel binding data", "08P01"),
+        (PLAIN, b"p=tls-server-end-point,,n=,r=abc", "but the SCRAM message includes channel binding data", "08P01"),
+        (PLUS, b"p=tls-unique,,n=,r=abc", 'unsupported SCRAM channel-binding type "tls-unique"', "08P01"),
+        (PLUS, b"p=tls-server-end-point,a=x,n=,r=abc", "authorization identity", "0A000"),
+        (PLUS, b"p=tls-server-end-point", "Unexpected attribute", "08P01"),
+        (b"SCRAM-SHA-512", b"n,,n=,r=abc", "invalid SASL authentication mechanism", "08P01"),
+    ],
+)
+def test_what_does_not_fit_a_bound_channel_is_told_as_postgresql_tells_it(mechanism, text, words, sqlstate):
+    dialogue = challenge("scram-sha-256", "bob", SCRAM_SECRET, NONCE, "scram-sha-256", BOUND)
+    assert advance(dialogue)[9:] == PLUS + b"\0" + PLAIN + b"\0\0"
+    with pytest.raises(PoolError) as raised:
+        advance(dialogue, chosen(mechanism, text))
+    assert words in f"{raised.value.message} {raised.value.detail}"
+    assert raised.value.sqlstate == sqlstate
+
+
+def test_a_relay_offers_nothing_that_is_bound_to_the_servers_certificate():
+    raw = authentication(SASL, PLUS + b"\0" + PLAIN + b"\0\0")
+    assert without_binding(raw) == authentication(SASL, PLAIN + b"\0\0")

@@ -372,3 +372,25 @@ def test_a_socket_that_is_gone_is_not_taken_for_a_local_one():
 def test_a_rule_shows_itself_as_in_the_file():
     shown = repr(Rule(7, "host", (Word("all", True),), words("bob", "+staff"), Word("samenet"), None, "md5", {}))
     assert shown == '<Rule line 7: host "all" bob,+staff samenet md5>'
+
+
+# --- clientname ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hostssl a b all cert clientname=DN map=m", {"clientname": "DN"}),
+        ("hostssl a b 10.0.0.0 255.0.0.0 cert map=m clientname=CN", {"clientname": "CN"}),
+        ('hostssl a b all cert "clientname=DN"', {"clientname": "DN"}),
+        ("hostssl a b all cert # clientname=DN", {}),
+        ("hostssl clientname=DN b all cert", {}),
+    ],
+)
+def test_what_the_view_does_not_show_of_a_certificate_is_read_from_the_file(text, expected):
+    shown = row(1, "hostssl", ["a"], ["b"], "10.0.0.0", netmask="255.0.0.0", method="cert",
+                options=["clientcert=verify-full"])  # fmt: skip
+    (parsed,) = hba.parse([shown], {FILE: text + "\n"}, V16)
+    assert parsed.options == {"clientcert": "verify-full", **expected}
+    with pytest.raises(NeedsText):
+        hba.parse([shown], {}, V16)

@@ -12,9 +12,10 @@ import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lib.auth import ident
+from lib.auth import ident, scram
 from lib.auth.hba import Peer, Rule
 from lib.errors import (
+    AuthenticationFailed,
     CannotAuthenticate,
     ConnectDenied,
     DatabaseClosed,
@@ -108,16 +109,21 @@ class Trust(NamedTuple):
 
 
 class Challenge(NamedTuple):
-    """The frontend proves that it knows the password; `can_relay` when the server might as well ask itself."""
+    """The frontend proves that it knows the password; `can_relay` when the server might as well ask itself.
+
+    objection   it is not let in all the same, as its certificate is somebody else's
+    """
 
     method: str
     can_relay: bool
+    objection: PoolError | None = None
 
 
 class RelayOnly(NamedTuple):
-    """Only the server can check this, so each login is passed on to it."""
+    """Only the server can check this, so each login is passed on to it. `objection` as above."""
 
     method: str
+    objection: PoolError | None = None
 
 
 Plan = Reject | Trust | Challenge | RelayOnly
@@ -133,21 +139,31 @@ def decide(
     pool_rule     the one that the server itself will apply to the pool's address
     version       server_version_num
     system_user   name of the operating system's user at the other end of a Unix socket
-    maps          pg_ident.conf, for peer
+    maps          pg_ident.conf, for peer and cert
+    source        ClientAuthentication() and CheckCertAuth() of auth.c for the order of the checks
     """
     if rule is None or rule.method == "reject":
         return Reject(_no_entry(rule, peer, user, database, version))
-    if rule.method == "trust":
-        return Trust()
+    if _wants_certificate(rule) and peer.certificate is None:
+        return Reject(
+            NotAuthorized(
+                "connection requires a valid client certificate",
+                hint="The pool asks for one when its client_tls_ca_file says whom to believe.",
+            )
+        )
+    objection = None if _is_owner(rule, peer, user, access, maps, version) else _not_the_owner(rule, user)
+    if rule.method in ("trust", "cert"):
+        return Trust() if objection is None else Reject(objection)
     if rule.method == "peer" or (rule.method == "ident" and rule.type == "local"):
         name = rule.options.get("map")
         if system_user and ident.allows(maps, name, system_user, user, access.roles, version):
             return Trust()
         return Reject(NotAuthorized(f'Peer authentication failed for user "{user}"'))
     if rule.method in CHECKED_HERE:
-        return Challenge(rule.method, _may_relay(rule, pool_rule, access))
+        can_relay = objection is None and _may_relay(rule, pool_rule, access, peer)
+        return Challenge(rule.method, can_relay, objection)
     if rule.method in CHECKED_BY_SERVER and _same_question(rule, pool_rule):
-        return RelayOnly(rule.method)
+        return RelayOnly(rule.method, objection)
     return Reject(_cannot_check(rule, peer, user, database))
 
 
@@ -159,13 +175,45 @@ def _no_entry(rule: Rule | None, peer: Peer, user: str, database: str, version: 
     return NotAuthorized(f'{start} host "{host}", user "{user}", database "{database}", {encryption}')
 
 
-def _may_relay(rule: Rule, pool_rule: Rule | None, access: Access) -> bool:
+def _wants_certificate(rule: Rule) -> bool:
+    return rule.method == "cert" or rule.options.get("clientcert", "no-verify") not in ("no-verify", "0", "false")
+
+
+def _is_owner(
+    rule: Rule, peer: Peer, user: str, access: Access, maps: tuple[ident.UserMap, ...], version: int
+) -> bool:
+    """Whether the certificate is this user's, if the rule cares."""
+    if rule.method != "cert" and rule.options.get("clientcert") != "verify-full":
+        return True
+    assert peer.certificate is not None
+    common_name, distinguished_name = peer.certificate
+    name = distinguished_name if rule.options.get("clientname") == "DN" else common_name
+    return bool(name) and ident.allows(maps, rule.options.get("map"), name or "", user, access.roles, version)
+
+
+def _not_the_owner(rule: Rule, user: str) -> PoolError:
+    if rule.method in CHECKED_HERE:
+        return AuthenticationFailed(f'password authentication failed for user "{user}"')
+    words = {"trust": '"trust"', "cert": "certificate", "gss": "GSSAPI"}.get(rule.method, rule.method.upper())
+    return NotAuthorized(f'{words} authentication failed for user "{user}"')
+
+
+def _may_relay(rule: Rule, pool_rule: Rule | None, access: Access, peer: Peer) -> bool:
+    # SCRAM is bound to TLS, and the frontend's is not the server's: the pool could not keep what it promises.
+    if peer.tls and not (rule.method == "password" or (rule.method == "md5" and scram.is_md5(access.secret))):
+        return False
     # Who is bound to fail is told so here: the server's own mock salt is another one than ours, and would show it.
     return access.usable_secret is not None and _same_question(rule, pool_rule)
 
 
 def _same_question(rule: Rule, pool_rule: Rule | None) -> bool:
-    return pool_rule is not None and (pool_rule.method, dict(pool_rule.options)) == (rule.method, dict(rule.options))
+    return pool_rule is not None and _question(pool_rule) == _question(rule)
+
+
+def _question(rule: Rule) -> tuple[str, dict[str, str]]:
+    # What a rule wants of a certificate is looked at by whoever the certificate is shown to.
+    kept = {name: value for name, value in rule.options.items() if name not in ("clientcert", "clientname")}
+    return rule.method, kept
 
 
 def _cannot_check(rule: Rule, peer: Peer, user: str, database: str) -> PoolError:

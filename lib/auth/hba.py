@@ -25,6 +25,7 @@ Resolve = Callable[[str], Resolved | None]
 # From weak to strict, for the cases in which a rule can only be guessed at; what is not here counts as _SERVER_ASKS.
 _STRICTNESS = {"trust": 0, "ident": 1, "peer": 1, "password": 2, "md5": 3, "scram-sha-256": 5, "cert": 6, "reject": 9}
 _SERVER_ASKS = 4
+CLIENT_NAMES = 140000  # clientname=DN
 _KEYWORDS = frozenset(["all", "sameuser", "samerole", "samegroup", "replication"])
 
 
@@ -73,7 +74,7 @@ class Rule(NamedTuple):
     type      local, host, hostssl, hostnossl, hostgssenc, hostnogssenc
     address   numeric address, host name, .suffix; a Word that is unquoted all, samehost or samenet; None for local
     netmask   numeric, or None where the address is no number
-    options   name to value, as map and ldapserver
+    options   name to value, as map and ldapserver; clientname, too, which the view does not show
     """
 
     line: int
@@ -126,6 +127,8 @@ def _rule(row: Mapping[str, Any], texts: Mapping[str, str | None], version: int)
     databases, users = row["database"] or [], row["user_name"] or []
     quoted = _Quotes(row, texts, version)
     options = dict(option.partition("=")[::2] for option in row["options"] or [])
+    if options.get("clientcert") == "verify-full" and version >= CLIENT_NAMES:
+        options |= quoted.client_name()
     address = None
     if row["address"] is not None:
         address = Word(row["address"], row["netmask"] is None and quoted.word(3, row["address"]))
@@ -142,14 +145,28 @@ class _Quotes:
         self._row, self._texts, self._version = row, texts, version
 
     def _field(self, index: int) -> list[Word]:
+        name, found = self._row["file_name"], self._fields()
+        if len(found) <= index:
+            raise self._changed()
+        return expand(found[index], name, self._texts, self._version)
+
+    def _fields(self) -> list[list[Word]]:
         name, number = self._row["file_name"], self._row["line_number"]
         if name not in self._texts:
             raise NeedsText(name)
         line = line_at(self._texts[name] or "", number, self._version)
-        found = fields(line) if line else []
-        if len(found) <= index:
-            raise RulesUnusable(f"{name} changed while it was read: line {number} is another one")
-        return expand(found[index], name, self._texts, self._version)
+        if not line:
+            raise self._changed()
+        return fields(line)
+
+    def _changed(self) -> RulesUnusable:
+        name, number = self._row["file_name"], self._row["line_number"]
+        return RulesUnusable(f"{name} changed while it was read: line {number} is another one")
+
+    def client_name(self) -> dict[str, str]:
+        """The option clientname, which says what of a certificate is the user's name."""
+        found = [word.text.partition("=") for field in self._fields()[4:] for word in field]
+        return {name: value for name, _, value in found if name == "clientname"}
 
     def words(self, index: int, shown: list[str]) -> tuple[Word, ...]:
         if not any(word in _KEYWORDS or word.startswith("+") for word in shown):

@@ -11,7 +11,7 @@ import hmac
 
 from lib.auth import scram
 from lib.auth.credential import Credential
-from lib.auth.exchange import CLEARTEXT, MD5, OK, SASL, code_of
+from lib.auth.exchange import CLEARTEXT, MD5, OK, SASL, authentication, code_of
 
 GSS, GSS_CONTINUE = 7, 8
 
@@ -27,6 +27,12 @@ _ASKED_FIRST = {
     "oauth": (SASL,),
     "gss": (GSS,),
 }
+
+
+def without_binding(raw: bytes) -> bytes:
+    """An AuthenticationSASL without what binds it to the server's TLS, which the frontend has no part in."""
+    mechanisms = [each for each in raw[9:].split(b"\0") if each and not each.endswith(b"-PLUS")]
+    return authentication(SASL, b"".join(each + b"\0" for each in mechanisms) + b"\0")
 
 
 class Relay:

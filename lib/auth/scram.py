@@ -18,6 +18,7 @@ import unicodedata
 from typing import NamedTuple
 
 MECHANISM = b"SCRAM-SHA-256"
+MECHANISM_PLUS = b"SCRAM-SHA-256-PLUS"
 DEFAULT_ITERATIONS = 4096
 SALT_BYTES = 16
 NONCE_BYTES = 18
