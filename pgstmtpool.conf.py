@@ -48,6 +48,9 @@ all = {
     # How many frontends may be connected at once. The hard limit of open files (ulimit -Hn) must be higher.
     # 'max_client_conn': 10000,
 
+    # Networks of proxies that say by the PROXY protocol whom they speak for (haproxy's send-proxy), as '10.0.0.5/32'.
+    # 'proxy_networks': [],
+
     # How many bytes of an answer may wait for a frontend that does not read it before its worker stops reading, too.
     # 'client_buffer': 1048576,
 

@@ -205,6 +205,21 @@ def file_name(given: object, text: bool) -> str:
     raise Wrong(Problem("", shown(given), "the name of a file, as 'trigger'"))
 
 
+UNIX = "unix"  # in the place of a network: everybody on a Unix socket
+
+
+def network(given: object, text: bool) -> str:
+    """A network as '10.0.0.0/8', an address, or 'unix'; returns it in its normal form."""
+    if isinstance(given, str) and given.lower() == UNIX:
+        return UNIX
+    try:
+        if not isinstance(given, str):
+            raise ValueError
+        return str(ipaddress.ip_network(given))
+    except ValueError:
+        raise Wrong(Problem("", shown(given), "a network, as '10.0.0.0/8', an address, or 'unix'")) from None
+
+
 def optional_file_name(given: object, text: bool) -> str:
     """A file, or '' for none."""
     return "" if given == "" else file_name(given, text)

@@ -84,6 +84,13 @@ class Settings:
         "How much of an answer may wait for a frontend that does not read it before its worker stops reading, too.",
         "More lets slow readers give their worker back sooner; it is memory that each of them may take.",
     )
+    proxy_networks: tuple[str, ...] = _row(
+        NET, "list of networks", "", [], False, checks.list_of(checks.network),
+        "From where proxies connect that speak for others, by the PROXY protocol, version 1 or 2 (haproxy's "
+        "`send-proxy` and `send-proxy-v2`): networks as `'10.0.0.0/8'`, or `'unix'` for the Unix sockets in `listen`. "
+        "What comes from there must begin with such a header, and counts as coming from the address in it.",
+        "Whoever can connect from there can pretend to be anybody: name the proxies, and not a network of clients.",
+    )
     admin_cnn: Parameters = _row(
         SERVERS, "connection parameters", "", REQUIRED, False, checks.parameters(need_user=True),
         "How the pool itself connects to the primary: a dict with `user` (a superuser), and if needed `database`, "

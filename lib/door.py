@@ -1,22 +1,25 @@
 """The first bytes of a connection: from whom it comes, whether it is encrypted, and what it wants.
 
-Green. Behind the door stands a startup packet or a CancelRequest; in front of it may come, in this order and each once,
-a TLS handshake or what asks for one. What a frontend says before it is encrypted counts for nothing afterwards.
+Green. Behind the door stands a startup packet or a CancelRequest. In front of it comes a PROXY header, from those who
+speak for others and from nobody else, and then may come a TLS handshake, or what asks for one. What a frontend says
+before it is encrypted counts for nothing afterwards.
 
-source: protocol-flow.html#PROTOCOL-FLOW-SSL, protocol-flow.html#PROTOCOL-FLOW-GSSAPI
+source: protocol-flow.html#PROTOCOL-FLOW-SSL, protocol-flow.html#PROTOCOL-FLOW-GSSAPI,
+https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import struct
 from typing import TYPE_CHECKING
 
 import gevent
 
-from lib import net, tls
+from lib import checks, net, tls
 from lib.errors import LoginTimeout, NotAuthorized, ProtocolViolation, UnsupportedProtocol
-from lib.wire import messages
+from lib.wire import messages, proxy
 from lib.wire.framing import MAX_STARTUP_BYTES
 
 if TYPE_CHECKING:
@@ -30,13 +33,20 @@ class Caller:
     """The other end of a connection that has just been accepted.
 
     stream      another one once it is encrypted
-    host, port  numeric address; None on a Unix socket
+    host, port  numeric address, the one that a proxy has told if one has; None on a Unix socket
     uid         of the process at the other end of a Unix socket, else None
     """
 
     def __init__(self, stream: net.Stream) -> None:
         self.stream = stream
         self.host, self.port, self.uid = net.peer_address(stream)
+
+    def stands_for(self, origin: proxy.Origin) -> None:
+        """Have it be whom a proxy speaks for."""
+        if origin.host is not None:
+            self.host, self.port, self.uid = origin.host, origin.port, None
+        elif not origin.is_itself:
+            self.uid = None  # somebody, but not the proxy's own user
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}" if self.host is not None else f"unix uid {self.uid}"
@@ -54,6 +64,8 @@ class Door:
     def __init__(self, settings: Settings, identity: Watched[Identity] | None) -> None:
         self._settings = settings
         self._identity = identity
+        self._proxies = [ipaddress.ip_network(each) for each in settings.proxy_networks if each != checks.UNIX]
+        self._proxies_on_unix = checks.UNIX in settings.proxy_networks
         self._must_encrypt = settings.client_tls_sslmode in ("require", "verify-ca", "verify-full")
 
     def receive(self, caller: Caller) -> messages.Startup | messages.Cancel:
@@ -70,13 +82,19 @@ class Door:
         return first
 
     def _first_packet(self, caller: Caller) -> messages.Startup | messages.Cancel:
+        if self._is_proxy(caller):
+            caller.stands_for(self._header(caller.stream))
         asked: set[int] = set()
         first_byte = caller.stream.recv_exactly(1)
         caller.stream.unread(first_byte)
         if first_byte == tls.HANDSHAKE and self._offered(caller) is not None:
             self._encrypt(caller, is_direct=True)
         while True:
-            length = struct.unpack("!I", caller.stream.recv_exactly(4))[0]
+            head = caller.stream.recv_exactly(4)
+            if proxy.might_be(head):
+                log.warning("a PROXY header from %s, which is not in proxy_networks", caller)
+                raise ProtocolViolation("a PROXY header from an address that is not in proxy_networks")
+            length = struct.unpack("!I", head)[0]
             if not 8 <= length <= MAX_STARTUP_BYTES:
                 raise ProtocolViolation("invalid length of startup packet")
             first = messages.read_startup(caller.stream.recv_exactly(length - 4))
@@ -95,6 +113,34 @@ class Door:
                 self._encrypt(caller)
             else:
                 caller.stream.write(b"N")
+
+    # --- proxies -----------------------------------------------------------------------------------------------------
+
+    def _is_proxy(self, caller: Caller) -> bool:
+        if caller.host is None:
+            return self._proxies_on_unix
+        if not self._proxies or not caller.host:
+            return False
+        address = ipaddress.ip_address(caller.host.partition("%")[0])
+        return any(address in network for network in self._proxies)
+
+    def _header(self, stream: net.Stream) -> proxy.Origin:
+        header = stream.recv_exactly(proxy.BEGINNING_BYTES)
+        if proxy.is_binary(header):
+            header += stream.recv_exactly(proxy.FIXED_BYTES - len(header))
+            header += stream.recv_exactly(proxy.rest_of(header))
+        elif proxy.is_line(header):
+            while not header.endswith(b"\n"):
+                if len(header) == proxy.MAX_LINE_BYTES:
+                    raise proxy.malformed("it is too long")
+                header += stream.recv_exactly(1)
+        else:
+            raise ProtocolViolation(
+                "a PROXY header is missing", hint="The pool's proxy_networks says that this address sends one."
+            )
+        return proxy.read(header)
+
+    # --- encryption --------------------------------------------------------------------------------------------------
 
     def _offered(self, caller: Caller) -> Identity | None:
         # On a Unix socket there is no TLS, as in PostgreSQL.

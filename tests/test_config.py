@@ -71,6 +71,7 @@ def test_our_own_settings_have_the_agreed_defaults():
         "idle_timeout": 600,
         "server_lifetime": 3600,
         "max_client_conn": 10000,
+        "proxy_networks": (),
         "client_tls_sslmode": "prefer",
         "client_tls_cert_file": "",
         "client_tls_key_file": "",
