@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lib.backend.freshness import Mark
     from lib.backend.leases import Leases
     from lib.route import Router
+    from lib.tlsfiles import Approach
 
 log = logging.getLogger(__name__)
 

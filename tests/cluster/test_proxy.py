@@ -257,7 +257,7 @@ def ask_as(user: str, port: int, **more: Any) -> tuple:
 def test_clients_of_haproxy_are_themselves(pooler, haproxy, way, sslmode):
     """A direct connection from the proxy's address is rejected, and its clients here are 127.0.0.1."""
     assert ask_as("near", haproxy[way], sslmode=sslmode) == ("near",)
-    with pytest.raises(psycopg.OperationalError, match='no pg_hba.conf entry for host "127.0.0.1", user "far"'):
+    with pytest.raises(psycopg.OperationalError, match=r'entry for host "127.0.0.1", user "far"'):
         ask_as("far", haproxy[way], sslmode=sslmode)
 
 

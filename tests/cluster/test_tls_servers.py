@@ -251,9 +251,10 @@ def test_tls_that_is_required_and_not_there_is_said(world):
         world.server.reload()
 
 
-def test_cancel_requests_reach_the_server_by_tls(world):
+@pytest.mark.parametrize("mode", ["statement", "session"])
+def test_cancel_requests_reach_the_server_by_tls(world, mode):
     with (
-        Pooler(world.conf(server_tls_sslmode="require"), name="tls-cancel") as pooler,
+        Pooler(world.conf(server_tls_sslmode="require", pool_mode=mode), name="tls-cancel") as pooler,
         psycopg.connect(
             host="127.0.0.1", port=pooler.port, user="trusted", dbname="postgres", sslmode="require", autocommit=True
         ) as connection,
@@ -263,6 +264,7 @@ def test_cancel_requests_reach_the_server_by_tls(world):
         with pytest.raises(psycopg.errors.QueryCanceled):
             connection.execute("select pg_sleep(60)")
         timer.join()
+        assert tls_of(world, "query", "select pg_sleep(60)") == {True}
 
 
 def test_big_answers_come_whole_from_a_server_with_tls(world, pooler):

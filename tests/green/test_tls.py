@@ -194,6 +194,20 @@ def test_what_came_in_front_of_a_goodbye_is_read_first(met):
         assert (stream.recv(), stream.recv()) == (b"last words", b"")
 
 
+def test_it_is_known_without_reading_that_the_peer_has_gone(met):
+    stream, peer = met
+    peer.send(b"unread")
+    assert not stream.has_ended()
+    with suppress(ssl.SSLWantReadError):
+        peer.tls.unwrap()
+    peer.flush()
+    peer.sock.close()
+    gevent.sleep(0)
+    assert stream.has_ended()
+    with gevent.Timeout(5):
+        assert (stream.recv(), stream.recv()) == (b"unread", b"")
+
+
 def test_closing_says_goodbye_and_lets_the_reader_go(met):
     stream, peer = met
     reading = gevent.spawn(stream.recv)
