@@ -74,6 +74,8 @@ class Door:
         raises   PoolError to be told to the frontend on `caller.stream`; tls.HandshakeFailed, when it cannot be told;
                  EOFError when it is gone
         """
+        if caller.host == "":
+            raise EOFError("the frontend is gone")
         late = LoginTimeout("canceling authentication due to timeout")
         with gevent.Timeout(self._settings.auth_timeout, late):
             first = self._first_packet(caller)

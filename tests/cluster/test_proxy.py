@@ -47,19 +47,24 @@ def startup(user: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def pooler(tmp_path_factory) -> Iterator[Pooler]:
-    shown = Authority(tmp_path_factory.mktemp("certificates")).issue()
+def server() -> Iterator[Server]:
     with Server("proxy", hba=HBA) as server:
         for name in ("far", "far_tls", "near"):
             server.query(f"create role {name} login")
-        conf = {
-            "admin_cnn": {"user": "postgres"}, "master": (server.unix_dir, server.port), "slaver": [],
-            "client_tls_cert_file": str(shown.cert), "client_tls_key_file": str(shown.key),
-            "proxy_networks": [PROXY, "unix"], "log_level": "debug",
-        }  # fmt: skip
-        with Pooler(conf, name="proxied") as pooler:
-            yield pooler
-            assert "Traceback" not in pooler.log
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pooler(server, tmp_path_factory) -> Iterator[Pooler]:
+    shown = Authority(tmp_path_factory.mktemp("certificates")).issue()
+    conf = {
+        "admin_cnn": {"user": "postgres"}, "master": (server.unix_dir, server.port), "slaver": [],
+        "client_tls_cert_file": str(shown.cert), "client_tls_key_file": str(shown.key),
+        "proxy_networks": [PROXY, "unix"], "log_level": "debug",
+    }  # fmt: skip
+    with Pooler(conf, name="proxied") as pooler:
+        yield pooler
+        assert "Traceback" not in pooler.log
 
 
 def call(pooler: Pooler, source: str) -> socket.socket:
@@ -142,12 +147,14 @@ def test_tls_comes_behind_the_header(pooler):
     assert b"no encryption" in said(pooler, LINE, startup("far_tls"))
 
 
-def test_a_cancel_request_may_come_through_the_proxy(pooler):
+def test_a_cancel_request_may_come_through_the_proxy(pooler, server):
     with call(pooler, PROXY) as sock:
         sock.sendall(LINE + startup("far"))
         greeting = listen(sock)
         at = greeting.index(b"K\0\0\0\x0c")
         sock.sendall(messages.query("select pg_sleep(60)"))
+        runs = "select 1 from pg_stat_activity where query = 'select pg_sleep(60)' and state = 'active'"
+        wait_until(lambda: server.query(runs))
         with call(pooler, PROXY) as other:
             key = messages.read_backend_key_data(greeting[at : at + 13])
             other.sendall(binary("10.9.9.1") + messages.cancel_request(*key))

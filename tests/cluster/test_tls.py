@@ -124,6 +124,21 @@ class Raw:
         self.tls.close()
 
 
+def is_canceled(server: Server, connection: psycopg.Connection) -> None:
+    """Have a statement run until it is canceled."""
+    runs = "select 1 from pg_stat_activity where query = 'select pg_sleep(60)' and state = 'active'"
+
+    def cancel() -> None:
+        wait_until(lambda: server.query(runs), 30)
+        connection.cancel_safe()
+
+    canceling = threading.Thread(target=cancel)
+    canceling.start()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        connection.execute("select pg_sleep(60)")
+    canceling.join()
+
+
 def trusting(alpn: str | None = "postgresql") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -193,13 +208,9 @@ def test_unix_sockets_have_no_tls(pooler):
         assert sock.recv(1) == b"N"
 
 
-def test_cancel_requests_come_encrypted_too(pooler):
+def test_cancel_requests_come_encrypted_too(pooler, server):
     with psycopg.connect(**params(pooler, "trusted", sslmode="require"), autocommit=True) as connection:
-        timer = threading.Timer(0.3, connection.cancel_safe)
-        timer.start()
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            connection.execute("select pg_sleep(60)")
-        timer.join()
+        is_canceled(server, connection)
 
 
 def test_gss_is_refused_and_tls_then_taken(pooler):
