@@ -37,6 +37,10 @@ def test_django_migrates_there_and_back(address, developer):
     assert "class ShopItem" not in printed
 
 
-def test_djangos_own_test_runner_creates_a_database_for_its_tests(address, developer):
+def test_djangos_own_test_runner_creates_a_database_and_drops_it(address, developer):
     printed = manage(address, developer, "test", "shop", "--noinput", "--keepdb")
     assert "Ran 7 tests" in printed
+    printed = manage(address, developer, "test", "shop", "--noinput", "-v", "2")
+    assert "Ran 7 tests" in printed
+    assert "Destroying test database" in printed
+    assert address.query("select 1 from pg_database where datname = 'test_shop'") == []
