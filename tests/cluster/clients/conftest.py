@@ -1,10 +1,31 @@
-"""What the tests of clients share: a table to write in."""
+"""What the tests of clients share: where they connect, and a table to write in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests import roles
 from tests.cluster.conftest import Address
+from tests.pooler import Pooler
+
+
+@pytest.fixture(scope="session")
+def lender(cluster) -> Iterator[Pooler]:
+    """A pooler in session mode."""
+    conf = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}, "pool_mode": "session"}
+    with Pooler(conf, cluster=cluster, name="lender") as pooler:
+        yield pooler
+
+
+@pytest.fixture(params=["directly", "pooled", "in a session"])
+def address(request: pytest.FixtureRequest, cluster) -> Address:
+    """The primary itself, which shows that a test is right, and then poolers, which must do the same."""
+    if request.param == "directly":
+        return Address(cluster.primary.host, cluster.primary.port, cluster.primary)
+    pooler = request.getfixturevalue("pooler" if request.param == "pooled" else "lender")
+    return Address(pooler.host, pooler.port, cluster.primary)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.cluster.clients.test_idle import DOCUMENT, rows
 from tests.cluster.clients.tools import new_role
 from tests.cluster.conftest import Address
 from tests.cluster.wire import Wire, query, refusal, startup
+from tests.pooler import Pooler
 from tests.workplace import wait_until
 
 SECTION = "Where a client can tell"
@@ -78,6 +79,15 @@ def test_what_code_sets_unseen_is_gone_the_first_time(both):
         wire.rows(hidden)
         assert wire.value("show work_mem") == "5432kB"
         wire.rows("rollback")
+
+
+def test_program_that_waits_for_itself_is_told_when_there_is_no_worker(cluster):
+    conf = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}, "max_workers": 1, "query_wait_timeout": 0.2}
+    with Pooler(conf, cluster=cluster) as pooler, Wire(pooler) as one, Wire(pooler) as other:
+        one.rows("begin")
+        assert other.error("select 1")["C"] == "53300"
+        one.rows("commit")
+        assert other.value("select 1") == "1"
 
 
 def test_replication_is_refused(both):
