@@ -287,7 +287,7 @@ class Frontend:
                 return
             if unit.verdict.holds and self.settings.pin_notice:
                 self.tell_held(unit.verdict.reason)
-            if unit.verdict.resets and self.home.settings and unit.script is None:
+            if (unit.verdict.resets or unit.verdict.local_resets) and self.home.settings and unit.script is None:
                 unit.withholds = True
         if unit.marks and unit.verdict.frees:
             self.cluster.leaving.leave(unit.verdict.frees)

@@ -200,6 +200,12 @@ def test_settings_say_what_they_set_and_hold_nothing(text, sets, resets):
     assert (verdict.sets, verdict.resets) == (sets, resets)
 
 
+def test_what_is_reset_for_a_transaction_only_is_told_apart():
+    verdict = classify(b"set local timezone to default", EMPTY)
+    assert (verdict.resets, verdict.local_resets) == (set(), {"timezone"})
+    assert classify(b"set local timezone to 'UTC'", EMPTY).local_resets == set()
+
+
 def test_a_setting_that_nobody_could_be_asked_for_by_name_holds_the_worker():
     assert brief('set app."Größe" = 1') == "SETTING clean holds"
     assert brief("set seed to 0.5") == "SESSION clean holds"

@@ -33,6 +33,7 @@ def test_who_becomes_somebody_else_has_another_role_too():
     [
         (names("work_mem"), Plan(dict(CURRENT[:3]), (), ())),
         (names("never_set"), Plan(dict(CURRENT), (), ())),
+        (names("never.set"), Plan(dict(CURRENT), ("never.set",), ())),
         (names("datestyle"), Plan({**dict(CURRENT), "datestyle": "SQL"}, (), HOME[:1])),
         (names("my.own"), Plan({**dict(CURRENT[:2]), "work_mem": "9MB"}, ("my.own",), ())),
         (names("*"), Plan(dict(HOME), ("my.own",), HOME)),

@@ -175,6 +175,7 @@ def test_what_a_reset_takes_away_is_brought_back():
     assert tuning.restore(settings, frozenset({"*", "role"})) == tuning.apply(settings)
     assert tuning.restore(settings, frozenset({"c"})) == ""
     assert tuning.restore((), frozenset({"*"})) == ""
+    assert tuning.restore(settings, frozenset({"a"}), local=True) == f"{SELECT}{SET}'a', '1', true)"
 
 
 def test_custom_settings_are_those_with_a_dot():
@@ -188,6 +189,8 @@ def test_custom_settings_are_those_with_a_dot():
         (b'begin; set "App" . "User" = \'x.y\'; commit', {"app.user"}),
         (b"select set_config('app.tenant', $1, true)", {"app.tenant"}),
         (b"select pg_catalog.set_config($1, $2, true)\0B\0\0\0\x1f\0\0\0\0\0\2\0\0\0\x0aapp.x\0\0\0\1x", {"app.x"}),
+        (b"reset app.tenant; select 1", {"app.tenant"}),
+        (b"set app.tenant to default", {"app.tenant"}),
         (b"update public.t set a.b = 1.5", set()),
         (b"insert into s.t values (1.5, 'offset x.y')", set()),
         (b"set search_path to a, b", set()),

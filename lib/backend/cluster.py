@@ -74,9 +74,10 @@ class Group:
     def __repr__(self) -> str:
         return f"<Group {self.login!r} settings={len(self.settings)} frontends={len(self.frontends)}>"
 
-    def restore(self, resets: frozenset[str]) -> str:
-        """SQL that brings back what a RESET of these names ('*': all) has taken away; empty when nothing has."""
-        return tuning.restore(self.settings, resets)
+    def restore(self, resets: frozenset[str], local: bool = False) -> str:
+        """SQL that brings back what a RESET of these names ('*': all) has taken away, or a SET LOCAL ... TO DEFAULT;
+        empty when nothing has."""
+        return tuning.restore(self.settings, resets, local)
 
     def learn(self, parameters: dict[str, str]) -> None:
         """A worker tuned to the group reports these values; frontends that were told others are told now."""

@@ -66,8 +66,10 @@ def plan(current: Pairs, home: Pairs, sets: frozenset[str], resets: frozenset[st
     for name in names:
         if name in at_home:
             now[name] = at_home[name]
-        elif now.pop(name, None) is not None and "." in name:
-            ask.append(name)  # '' for one that nobody has defined, which is not as if it had never been set
+        else:
+            now.pop(name, None)
+            if "." in name:
+                ask.append(name)  # '' for one that nobody has defined, which is not as if it had never been set
     return Plan(now, tuple(sorted(ask)), restored)
 
 

@@ -38,6 +38,7 @@ class Settling(Upkeep):
     """What a worker's holder may have changed.
 
     touched      names of settings that it may have changed since the worker was tuned; '*' is any
+    local        names of custom settings that it has set until its transaction ends, and has not set before
     is_own       they were by one text outside of a transaction block, which was surely run
     asks_back    it may have nothing any more that holds the worker: to be seen when its transaction is over
     murky        it may have set what nobody can ask for
@@ -46,11 +47,11 @@ class Settling(Upkeep):
     is_settling  it is asked what the holder has set
     """
 
-    __slots__ = ("asks_back", "is_own", "is_settling", "murk", "murky", "touched", "unsettled")
+    __slots__ = ("asks_back", "is_own", "is_settling", "local", "murk", "murky", "touched", "unsettled")
 
     def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
         super().__init__(roster, backend)
-        self.touched = _NONE
+        self.touched = self.local = _NONE
         self.is_own = self.asks_back = self.murky = self.unsettled = self.is_settling = False
         self.murk: list[bytes] = []
 
@@ -66,13 +67,23 @@ class Settling(Upkeep):
             self.discarded()
         if (verdict.sets or verdict.resets) and not is_undone:
             self._note_settings(unit, in_block)
+        if verdict.local_sets and not unit.failed:
+            self._note_local(unit)
         if self.session:
             if verdict.kind is Kind.OPAQUE:
                 self._note_murk(unit)
             # What is known to hold it does so; but a transaction may be rolled back, and an error may undo it.
             begins = not was_held and (in_block or status != b"I" or unit.failed)
             self.asks_back = self.asks_back or verdict.releases or begins
-        self.unsettled = bool(self.touched) or self.asks_back
+        self.unsettled = bool(self.touched or self.local or verdict.local_resets) or self.asks_back
+
+    def _note_local(self, unit: Unit) -> None:
+        # Afterwards it is '' where it was not there before, as a backend never forgets the name of one.
+        names = unit.verdict.local_sets
+        if "*" in names:
+            names |= settings.named(unit.data) or _NONE
+        known = dict(unit.frontend.group.settings)
+        self.local |= {name for name in names if "." in name and name not in known}
 
     def _note_murk(self, unit: Unit) -> None:
         # A text is opaque while the catalog is scanned; that may be over when the worker could be given back.
@@ -116,7 +127,7 @@ class Settling(Upkeep):
 
     def discarded(self) -> None:
         super().discarded()
-        self.touched = _NONE
+        self.touched = self.local = _NONE
         self.is_own = self.asks_back = self.murky = self.unsettled = False
         self.murk.clear()
 
@@ -124,6 +135,7 @@ class Settling(Upkeep):
         if self.touched:
             self.unclean = True
             self.touched = _NONE
+        self.local = _NONE
         self.is_own = self.asks_back = self.murky = self.unsettled = self.is_settling = False
         self.murk.clear()
         super().reclaim(status)
@@ -137,7 +149,7 @@ class Settling(Upkeep):
         """
         frontend, resets = unit.frontend, unit.verdict.resets
         if status != b"I":  # what was set may still be undone; after an error all of it is
-            sql = "" if unit.failed or status == b"E" else frontend.home.restore(resets)
+            sql = "" if unit.failed or status == b"E" else self._restoring(frontend, unit)
             if sql:
                 self.run_restore(sql, frontend.settled, is_shown=not unit.withholds)
             return bool(sql)
@@ -154,9 +166,16 @@ class Settling(Upkeep):
                 self.run_restore(sql, frontend.settled, is_shown=not unit.withholds)
             return bool(sql)
         if self.session:
-            self._look(unit, _ANY)
-            return True
+            return self._look(unit, _ANY)
+        if not touched:  # what was SET LOCAL is over
+            moved = self._group_of(frontend, frontend.group.settings)
+            return self._settled_badly(frontend, _TOO_MANY) if moved is None else self._give_back(frontend, moved)
         return self._settle_own(unit, touched) if is_own else self._look(unit, touched)
+
+    def _restoring(self, frontend: Frontend, unit: Unit) -> str:
+        verdict = unit.verdict
+        parts = (frontend.home.restore(verdict.resets), frontend.home.restore(verdict.local_resets, local=True))
+        return "; ".join(part for part in parts if part)
 
     def _settle_own(self, unit: Unit, touched: frozenset[str]) -> bool:
         """One text has set or reset what is known by name."""
@@ -235,6 +254,8 @@ class Settling(Upkeep):
 
     def _group_of(self, frontend: Frontend, found: tuning.Pairs) -> Group | None:
         # None: with so many names of custom settings the worker is of no use to anybody else
+        if self.local:
+            found = tuning.canonical({**dict.fromkeys(self.local, tuning.AT_DEFAULT), **dict(found)})
         placeholders = frontend.group.placeholders | tuning.placeholders(found)
         if len(placeholders) > MAX_CUSTOMS:
             return None

@@ -29,7 +29,7 @@ PACKET_ONLY = frozenset(
 )
 ROLES = ("session_authorization", "role")  # who one is, which may take away the right to set the others: set last
 _NAME = rb'(?:[a-z_\x80-\xff][\w$\x80-\xff]*|"[^"]+")'
-_SETS = re.compile(rb"\bset\s+(?:(?:local|session)\s+)?(%b(?:\s*\.\s*%b)+)" % (_NAME, _NAME), re.I)
+_SETS = re.compile(rb"\b(?:set\s+(?:(?:local|session)\s+)?|reset\s+)(%b(?:\s*\.\s*%b)+)" % (_NAME, _NAME), re.I)
 _UPDATES = re.compile(rb"\bupdate\s[^;]*\Z", re.I)
 _SET_CONFIG = re.compile(rb"set_config", re.I)
 _DOTTED = re.compile(rb"[a-z_\x80-\xff][\w$\x80-\xff]*(?:\.[a-z_\x80-\xff][\w$\x80-\xff]*)+", re.I)
@@ -107,23 +107,20 @@ def quote(text: str) -> str:
     return "E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in text else f"'{quoted}'"
 
 
-def apply(settings: Iterable[tuple[str, str | None]]) -> str:
-    """SQL that sets each of `settings` for the session (None: back to its default), in one statement so that all or
-    none of them hold."""
-    calls = ", ".join(_call(quote(name), value) for name, value in settings)
+def apply(settings: Iterable[tuple[str, str | None]], local: bool = False) -> str:
+    """SQL that sets each of `settings` for the session, or until the transaction ends (None: back to its default), in
+    one statement so that all or none of them hold."""
+    scope = "true" if local else "false"
+    quoted = [(quote(name), value) for name, value in settings]
+    calls = ", ".join(f"pg_catalog.set_config({name}, {_value(name, value)}, {scope})" for name, value in quoted)
     return "SELECT " + calls if calls else ""
 
 
-def _call(name: str, value: str | None) -> str:
-    if value == AT_DEFAULT:
-        unknown = f"pg_catalog.current_setting({name}, true) IS NULL"
-        return f"pg_catalog.set_config({name}, CASE WHEN {unknown} THEN '' END, false)"
-    return f"pg_catalog.set_config({name}, {_literal(value)}, false)"
-
-
-def _literal(value: str | None) -> str:
+def _value(name: str, value: str | None) -> str:
     if value is None:
         return "NULL"
+    if value == AT_DEFAULT:
+        return f"CASE WHEN pg_catalog.current_setting({name}, true) IS NULL THEN '' END"
     if value.isascii():
         return quote(value)
     try:
@@ -143,14 +140,15 @@ def retune(before: Pairs, after: Pairs) -> str:
     return apply([*gone, *((name, value) for name, value in after if old.get(name) != value)])
 
 
-def restore(settings: Pairs, resets: frozenset[str]) -> str:
+def restore(settings: Pairs, resets: frozenset[str], local: bool = False) -> str:
     """SQL that brings back the startup values that a frontend's RESET has taken away.
 
     resets   names, or '*' for all but who one is
+    local    until the transaction ends
 
     A frontend's RESET goes back to its own startup values, but its worker was started with a bare packet.
     """
-    return apply(taken_away(settings, resets))
+    return apply(taken_away(settings, resets), local)
 
 
 def taken_away(settings: Pairs, resets: frozenset[str]) -> Pairs:
@@ -165,7 +163,7 @@ def placeholders(settings: Pairs) -> frozenset[str]:
 
 
 def customs(text: bytes) -> frozenset[str]:
-    """Names of custom settings that may be given a value: those of SET, and all with a dot beside set_config.
+    """Names of custom settings that a backend may learn: those of SET and RESET, and all with a dot beside set_config.
 
     text   of a statement or of a function's body; or messages, as they are: names may be in the parameters of Bind
     """

@@ -49,8 +49,8 @@ class _Findings:
     """What was found so far; the gravest finding gives the reason."""
 
     __slots__ = (
-        "clean", "currval", "ddl", "deallocates", "frees", "holds", "kind", "reason", "releases", "resets", "session",
-        "sets", "spoils", "transaction",
+        "clean", "currval", "ddl", "deallocates", "frees", "holds", "kind", "local_resets", "local_sets", "reason",
+        "releases", "resets", "session", "sets", "spoils", "transaction",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -58,7 +58,8 @@ class _Findings:
         self.reason = EMPTY.reason
         self.clean = self.holds = self.spoils = self.session = self.transaction = self.ddl = self.currval = False
         self.releases = False
-        self.sets = self.resets = self.deallocates = self.frees = frozenset[str]()
+        self.sets = self.resets = self.local_sets = self.local_resets = frozenset[str]()
+        self.deallocates = self.frees = frozenset[str]()
 
     def add(self, kind: Kind, reason: str, clean: bool = False, holds: bool = False, ddl: bool = False) -> None:
         if kind > self.kind or self.reason == EMPTY.reason:
@@ -76,6 +77,8 @@ class _Findings:
         self.releases |= row.releases
         self.sets |= row.sets
         self.resets |= row.resets
+        self.local_sets |= row.local_sets
+        self.local_resets |= row.local_resets
         self.deallocates |= row.deallocates
         self.frees |= row.frees
 
@@ -110,6 +113,8 @@ def classify(text: bytes, catalog: Catalog) -> Verdict:
         session=found.session,
         sets=found.sets,
         resets=found.resets,
+        local_sets=found.local_sets,
+        local_resets=found.local_resets,
         releases=found.releases,
         discards=len(rows) == 1 and rows[0].discards,
         deallocates=found.deallocates,
@@ -207,6 +212,7 @@ def _add_calls(calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: C
         elif effect == Effect.SETS:
             if sets_locally(tokens):
                 found.add(Kind.WRITE, "calls set_config() for the transaction")
+                found.local_sets |= _ANY_SETTING
             else:
                 found.add(Kind.SETTING, "calls set_config()")
                 found.sets |= _ANY_SETTING

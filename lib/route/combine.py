@@ -28,6 +28,8 @@ def combine(first: Verdict, second: Verdict) -> Verdict:
         session=first.session or second.session,
         sets=first.sets | second.sets,
         resets=first.resets | second.resets,
+        local_sets=first.local_sets | second.local_sets,
+        local_resets=first.local_resets | second.local_resets,
         releases=first.releases or second.releases,
         deallocates=first.deallocates | second.deallocates,
         frees=first.frees | second.frees,

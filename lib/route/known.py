@@ -44,7 +44,8 @@ class Known:
         self.verdict = verdict
         leaves = (
             verdict.clean or verdict.holds or verdict.session or verdict.spoils or verdict.ddl
-            or verdict.sets or verdict.resets or verdict.releases or verdict.deallocates
+            or verdict.sets or verdict.resets or verdict.local_sets or verdict.local_resets
+            or verdict.releases or verdict.deallocates
         )  # fmt: skip
         self.rides = verdict.kind is Kind.SHAREABLE and not leaves
         self.marks = bool(leaves) or names_setting or verdict.kind not in _LEAVE_NOTHING

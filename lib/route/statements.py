@@ -30,6 +30,8 @@ class Row(NamedTuple):
     looks: bool = True
     sets: frozenset[str] = frozenset()
     resets: frozenset[str] = frozenset()
+    local_sets: frozenset[str] = frozenset()
+    local_resets: frozenset[str] = frozenset()
     releases: bool = False
     discards: bool = False
     deallocates: frozenset[str] = frozenset()
@@ -279,7 +281,9 @@ def _look_set(tokens: Sequence[Token], at: int) -> Row:
     scope = _word(tokens, at)
     is_name = _sign(tokens, at + 1) == b"."  # local.x or session.x is the name of a setting
     if scope == b"local" and not is_name:
-        return LOCAL
+        row = _look_set(tokens, at)
+        custom = frozenset(name for name in row.sets | row.resets if "." in name)
+        return LOCAL._replace(local_sets=custom, local_resets=row.resets)
     if scope == b"session" and not is_name:
         if _word(tokens, at + 1) == b"characteristics":
             words = _words(tokens)

@@ -43,6 +43,8 @@ class Verdict:
     session: bool = False  # some of that state is more than settings: what session_features = 'reject' refuses
     sets: frozenset[str] = frozenset()  # settings given a value for the session, in lower case; "*": unknown ones
     resets: frozenset[str] = frozenset()  # names given to RESET or SET ... TO DEFAULT; "*": all but who one is
+    local_sets: frozenset[str] = frozenset()  # custom settings (with a dot) that were SET LOCAL; "*": in the text
+    local_resets: frozenset[str] = frozenset()  # names given to SET LOCAL ... TO DEFAULT
     releases: bool = False  # may take away session state that holds a worker: UNLISTEN, CLOSE, DROP ...
     discards: bool = False  # exactly one DISCARD ALL
     deallocates: frozenset[str] = frozenset()  # names, as SQL reads them, of prepared statements; "*": all
