@@ -267,6 +267,7 @@ class Upkeep(Riders):
                 self.unnamed = None
                 self.discarded()
                 self.group = self.roster.bare_group
+                self.parameters_changed = True  # for that group they may be news
                 self.reclaim()
 
         self.state = _BUSY

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from tests import roles
+from tests.cluster import wire
 from tests.cluster.wire import Wire, once, query
 from tests.servers import Pooler
+from tests.workplace import wait_until
 
 CONF = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
 TUNED = {"search_path": "mine, public", "DateStyle": "SQL, DMY", "application_name": "own", "app.tenant": "42"}
@@ -22,7 +26,8 @@ def narrow(cluster):
 
 SHOW = """
     select current_setting('search_path'), current_setting('datestyle'), current_setting('application_name'),
-           current_setting('app.tenant', true), current_setting('app.user', true), current_setting('timezone'),
+           current_setting('app.tenant', true), convert_to(current_setting('app.member', true), 'UTF8'),
+           current_setting('timezone'),
            current_user, session_user, current_setting('work_mem'), current_setting('client_encoding'),
            current_setting('default_transaction_read_only'), current_setting('extra_float_digits'),
            current_setting('plpgsql.check_asserts', true), current_setting('statement_timeout')
@@ -42,8 +47,8 @@ STORIES = {
                         "show default_transaction_isolation"],
     "role": ["set role settings_role", "set role none", "set role settings_role", "reset role",
              "set role nobody_there", "set role settings_role", "reset all", "discard all"],
-    "custom": ["set app.tenant to 7", "set app.user = 'it''s me'", "reset app.user", "set app.tenant to default",
-               "set app.user to ''", "discard all"],
+    "custom": ["set app.tenant to 7", "set app.member = 'it''s me'", "reset app.member", "set app.tenant to default",
+               "set app.member to ''", "discard all"],
     "extension": ["set plpgsql.check_asserts to off", "do $$ begin end $$",
                   "set plpgsql.check_asserts to on"],
     "bad": ["set work_mem to 'much'", "set no_such_setting to 1", "set datestyle to nonsense", "reset no_such_setting",
@@ -52,8 +57,8 @@ STORIES = {
     "several": ["set work_mem = '3MB'; set timezone to 'Asia/Tokyo'", "set work_mem = '5MB'; reset work_mem",
                 "reset all; set datestyle to german", "set work_mem = '6MB'; select 1/0", "select 1; reset all",
                 "select pg_advisory_unlock_all(); close all; unlisten *; reset all;"],
-    "transaction": ["begin", "set work_mem = '3MB'", "set app.user to 'x'", "commit"],
-    "rolled_back": ["begin", "set work_mem = '3MB'", "set app.user to 'x'", "rollback"],
+    "transaction": ["begin", "set work_mem = '3MB'", "set app.member to 'x'", "commit"],
+    "rolled_back": ["begin", "set work_mem = '3MB'", "set app.member to 'x'", "rollback"],
     "failed": ["begin", "set work_mem = '3MB'", "select 1/0", "set work_mem = '4MB'", "commit"],
     "savepoints": ["begin", "set work_mem = '3MB'", "savepoint a", "set work_mem = '4MB'; set datestyle to german",
                    "rollback to a", "set timezone to 'Asia/Tokyo'", "release a", "commit"],
@@ -63,17 +68,17 @@ STORIES = {
                       "set local search_path to default", "set local app.tenant to default", "rollback",
                       "set local datestyle to default", "begin; set local datestyle to default", "set work_mem = '1MB'",
                       "commit"],
-    "reset_of_nothing": ["reset app.user", "reset work_mem", "reset search_path", "set app.user to default"],
+    "reset_of_nothing": ["reset app.member", "reset work_mem", "reset search_path", "set app.member to default"],
     "one_text": ["begin; set work_mem = '3MB'; commit", "begin; set work_mem = '5MB'; rollback",
                  "begin; reset search_path; set datestyle to german; commit", "begin; discard all; commit", "rollback"],
     "reset_in_a_transaction": ["begin", "reset search_path", "reset all", "set role settings_role", "reset role",
                                "rollback", "begin", "set search_path to public", "reset all", "commit"],
-    "set_config": ["select set_config('work_mem', '3MB', false)", "select set_config('app.user', 'me', false)",
+    "set_config": ["select set_config('work_mem', '3MB', false)", "select set_config('app.member', 'me', false)",
                    "select set_config('work_mem', '4MB', true)", "select set_config('DateStyle', 'German', false)",
                    "select set_config('work_mem', '9MB', false) from generate_series(1, 0)",
-                   "select set_config('app.' || 'user', 'you', false)", "select 1",
+                   "select set_config('app.' || 'member', 'you', false)", "select 1",
                    "select set_config('work_mem', null, false)"],
-    "encodings": ["set app.user to 'Zoë'", "set client_encoding to 'latin1'", "select 1",
+    "encodings": ["set app.member to 'Zoë'", "set client_encoding to 'latin1'", "select 1",
                   "set client_encoding to 'utf8'"],
     "discard": ["set work_mem = '3MB'", "discard plans", "discard temp", "discard sequences", "discard all"],
     "statement_timeout": ["set statement_timeout to 1", "set statement_timeout to 0"],
@@ -113,3 +118,132 @@ def test_settings_are_what_they_are_on_a_connection_of_ones_own(cluster, narrow,
             heard.append(steps)
     for direct, pooled in zip(*heard, strict=True):
         assert pooled == direct
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+DJANGO = [
+    "set client_encoding to 'utf8'",
+    "set default_transaction_isolation to 'read committed'",
+    "set timezone to 'UTC'",
+    "select set_config('search_path', 'mine, public', false)",
+    "set statement_timeout to '30s'",
+    "set application_name to 'shop'",
+]
+COUNT = "select count(*) from pg_stat_activity where usename = %s and backend_type = 'client backend'"
+
+
+def test_frontends_that_begin_with_six_sets_need_no_more_backends_than_others(cluster):
+    """A Django-like start, forty at a time."""
+    with Pooler({**CONF, "max_workers": 0, "worker_per_fe_cnt": 20}, cluster=cluster) as pooler:
+        others = cluster.primary.query(COUNT, [roles.TRUST.name])[0][0]
+        with contextlib.ExitStack() as stack:
+            sessions = [stack.enter_context(Wire(pooler)) for _ in range(40)]
+            for session in sessions:
+                session.send(*(query(text) for text in DJANGO), query(SHOW), query("select pg_backend_pid()"))
+            pids = set()
+            for session in sessions:
+                answers = [session.until_ready() for _ in range(len(DJANGO) + 2)]
+                row = next(each.values for each in answers[-2] if each.tag == "D")
+                assert (row[0], row[2], row[5], row[-1]) == ("mine, public", "shop", "UTC", "30s")
+                pids |= {tuple(each.values) for each in answers[-1] if each.tag == "D"}
+            assert len(pids) <= 2
+            assert cluster.primary.query(COUNT, [roles.TRUST.name])[0][0] - others <= 2
+
+
+def test_a_new_value_for_every_request_leaves_nothing_behind(cluster):
+    with Pooler({**CONF, "max_workers": 2}, cluster=cluster) as pooler:
+        others = cluster.primary.query(COUNT, [roles.TRUST.name])[0][0]
+        with Wire(pooler) as first, Wire(pooler) as second:
+
+            def rounds(begin: int) -> int:
+                for number in range(begin, begin + 1500):
+                    session = (first, second)[number % 2]
+                    session.rows(f"set app.member to 'user {number} {'x' * 100}'")
+                    assert session.value("show app.member").startswith(f"user {number} ")
+                return pooler.rss_bytes()
+
+            rounds(0)
+            memory = rounds(10_000)
+            assert rounds(20_000) - memory < 2_000_000
+            # One who sets it and one who never has cannot have the same backend.
+            assert cluster.primary.query(COUNT, [roles.TRUST.name])[0][0] - others <= 3
+            first.rows("reset app.member")
+            assert first.value("show app.member") == ""
+            assert second.value("show app.member").startswith("user 21499 ")
+
+
+def test_a_reload_of_the_server_is_heard_of_by_those_who_have_set_something_else(cluster, narrow):
+    with Wire(narrow) as session, Wire(narrow) as other:
+        session.rows("set work_mem to '3MB'")
+        cluster.primary.query("alter system set timezone to 'Asia/Tokyo'")
+        try:
+            cluster.primary.reload()
+            for each in (session, other):
+                wait_until(lambda each=each: each.value("show timezone") == "Asia/Tokyo", what="the reload to be seen")
+                assert each.rows("select 1")
+                assert each.parameters["TimeZone"] == "Asia/Tokyo"
+            assert session.value("show work_mem") == "3MB"
+        finally:
+            cluster.primary.query("alter system reset timezone")
+            cluster.primary.reload()
+
+
+def test_application_names_can_be_cosmetic(cluster):
+    with (
+        Pooler({**CONF, "max_workers": 1, "track_application_name": False}, cluster=cluster) as pooler,
+        Wire(pooler, application_name="first") as first,
+        Wire(pooler, application_name="second") as second,
+    ):
+        assert (first.parameters["application_name"], second.parameters["application_name"]) == ("first", "second")
+        assert first.value("show application_name") == second.value("show application_name") == ""
+        first.rows("set application_name to 'third'")
+        assert first.parameters["application_name"] == "third"
+        second.rows("set work_mem to '3MB'")
+        second.rows("begin; select set_config('work_mem', '5MB', false); commit")
+        assert second.parameters["application_name"] == "second"
+        assert first.value("show work_mem") == "4MB"
+        assert second.value("show work_mem") == "5MB"
+        pids = {session.value("select pg_backend_pid()") for session in (first, second)}
+        assert len(pids) == 1
+    assert "Traceback" not in pooler.log
+
+
+# --- nobody else is affected ------------------------------------------------------------------------------------------
+
+
+def test_a_frontend_that_leaves_behind_a_set_leaves_nothing_to_the_next(narrow):
+    texts = ("set work_mem to '3MB'", "begin; set work_mem to '3MB'; commit", "set app.member to 'x'", "discard all")
+    for text in texts:
+        with Wire(narrow) as session:
+            session.send(query(text), wire.TERMINATE)
+        session = Wire(narrow)
+        session.send(query(text))
+        session.sock.close()
+        with Wire(narrow) as next_one:
+            assert next_one.value("show work_mem") == "4MB"
+            assert next_one.value("select current_setting('app.member', true)") is None
+
+
+def test_what_is_pipelined_behind_a_set_runs_with_it(narrow):
+    with Wire(narrow) as session:
+        session.send(*(query(f"set work_mem to '{n}MB'") + query("show work_mem") for n in range(2, 40)))
+        found = []
+        for _ in range(2, 40):
+            session.until_ready()
+            found += [each.values for each in session.until_ready() if each.tag == "D"]
+        assert found == [[f"{n}MB"] for n in range(2, 40)]
+
+
+def test_a_role_that_may_not_be_taken_on_any_more_is_told_to_its_frontend_alone(cluster, narrow):
+    cluster.primary.query("drop role if exists settings_lost; create role settings_lost")
+    cluster.primary.query(f"grant settings_lost to {roles.TRUST.name}")
+    try:
+        with Wire(narrow) as session, Wire(narrow) as other:
+            session.rows("set role settings_lost")
+            assert other.value("select current_user") == roles.TRUST.name
+            cluster.primary.query(f"revoke settings_lost from {roles.TRUST.name}")
+            assert session.error("select 1")["C"] == "42501"
+            assert other.value("select current_user") == roles.TRUST.name
+    finally:
+        cluster.primary.query("drop role settings_lost")
