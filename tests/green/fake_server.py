@@ -281,13 +281,13 @@ class FakeBackend:
         elif self.status == "E" and statement.lower() not in _ENDS:
             self._fail(complaint("ERROR", "25P02", "current transaction is aborted"), protocol)
         elif _ASKED.search(statement):
-            self._tell_settings(statement)
+            self.tell_settings(statement)
         elif is_own or statement.split()[:1] in (["begin"], ["set"], ["reset"], *([word] for word in _ENDS)):
             self._session(statement, protocol)
         else:
             self.say(echo(statement, protocol))
 
-    def _tell_settings(self, statement: str) -> None:
+    def tell_settings(self, statement: str) -> None:
         names = _ASKED.findall(statement)
         rows = (row(name, self.settings[name].encode().hex() if name in self.settings else None) for name in names)
         self.say(description("name", "value"), *rows, complete(f"SELECT {len(names)}"))
