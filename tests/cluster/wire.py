@@ -95,16 +95,31 @@ class Message(NamedTuple):
         return {part[:1].decode(): part[1:].decode() for part in self.body.split(b"\0") if part}
 
     @property
-    def values(self) -> list[str | None]:
+    def columns(self) -> tuple[int, ...]:
+        """Of a RowDescription: the types."""
+        types = []
+        at = 2
+        for _ in range(struct.unpack_from("!H", self.body)[0]):
+            at = self.body.index(b"\0", at) + 19
+            types.append(struct.unpack_from("!I", self.body, at - 12)[0])
+        return tuple(types)
+
+    @property
+    def raw(self) -> list[bytes | None]:
         """Of a DataRow."""
-        row: list[str | None] = []
+        row: list[bytes | None] = []
         at = 2
         for _ in range(struct.unpack_from("!H", self.body)[0]):
             size = struct.unpack_from("!i", self.body, at)[0]
             at += 4
-            row.append(None if size < 0 else self.body[at : at + size].decode())
+            row.append(None if size < 0 else self.body[at : at + size])
             at += max(size, 0)
         return row
+
+    @property
+    def values(self) -> list[str | None]:
+        """Of a DataRow, as text."""
+        return [None if value is None else value.decode() for value in self.raw]
 
 
 class Wire:

@@ -17,14 +17,16 @@ from tests.cluster.wire import Wire
 from tests.pooler import PROJECT
 from tests.proof.books import Books
 from tests.proof.disturbance import Disturbance
-from tests.proof.schema import SCHEMA
+from tests.proof.schema import HOME, SCHEMA
 from tests.servers import Pooler, Server
 from tests.workplace import TookTooLong, wait_until
 
+LOADS = {"riders": SCHEMA, "home": HOME}
 PROCESSES = 2
 STALLED_TURNS = 1200  # of PAUSE_S each without a single answer (not a time, as all of it may be stopped for a while)
 PAUSE_S = 0.05
 SHOWN = 20
+SERVER = {"timezone": "UTC"}
 CLEAN = ["4MB", None, "0", "0", "0", "0"]
 ACTIVITY = "select pid, state, wait_event, now() - state_change, query from pg_stat_activity where usename = %s"
 STATE = """
@@ -37,6 +39,8 @@ STATE = """
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make proof", description="PROOF_ARGS='--statements 100000 --riders off'")
+    parser.add_argument("--load", choices=[*LOADS, "both"], default="both", help="what the frontends do")
+    parser.add_argument("--directly", action="store_true", help="no pooler: shows that the load itself is right")
     parser.add_argument("--statements", type=int, default=1_000_000)
     parser.add_argument("--frontends", type=int, default=200)
     parser.add_argument("--riders", choices=["on", "off"], default="on")
@@ -50,9 +54,9 @@ def options() -> argparse.Namespace:
 class Clients:
     """One process of frontends, and a thread that hears how far it is."""
 
-    def __init__(self, pooler: Pooler, frontends: list[int], chosen: argparse.Namespace) -> None:
+    def __init__(self, where: Pooler | Server, frontends: list[int], chosen: argparse.Namespace) -> None:
         plan = {
-            "host": pooler.host, "port": pooler.port, "frontends": frontends, "seed": chosen.seed,
+            "host": where.host, "port": where.port, "load": chosen.load, "frontends": frontends, "seed": chosen.seed,
             "statements": chosen.statements // PROCESSES,
         }  # fmt: skip
         self.statements = 0
@@ -99,39 +103,51 @@ class Clients:
 
 
 def run(chosen: argparse.Namespace, say: Callable[[str], None]) -> list[str]:
-    """The whole run; what did not hold."""
-    with Server("proof", version=chosen.version, hba=roles.hba_lines(), max_connections=300) as server:
+    """The whole run of one load; what did not hold."""
+    with Server("proof", version=chosen.version, hba=roles.hba_lines(), max_connections=300, conf=SERVER) as server:
         roles.create(server)
-        server.query(SCHEMA, dbname=roles.DATABASE)
+        server.query(LOADS[chosen.load], dbname=roles.DATABASE)
+        if chosen.directly:
+            return _proof(server, server, chosen, say)
         conf = {
             "admin_cnn": {**roles.ADMIN.login, "database": "postgres"}, "master": (server.host, server.port),
             "riders": chosen.riders == "on", "login_retry": 0.05, "catalog_interval": 1.0, "idle_timeout": 5.0,
             "query_wait_timeout": 0,  # what stands still is found by us
         }  # fmt: skip
         with Pooler(conf, name="proof") as pooler:
-            disturbance = Disturbance(
-                server, pooler, chosen.seed, kill_every_s=chosen.kill_every, crash_every_s=chosen.crash_every
-            )
-            began = time.monotonic()
-            books = _run_clients(pooler, chosen, disturbance, say)
-            took_s = time.monotonic() - began
-            committed = {name for (name,) in server.query("select id from leaks.books", dbname=roles.DATABASE)}
-            hot = dict(server.query("select id, n from leaks.hot", dbname=roles.DATABASE))
-            found = books.complaints(committed, hot)
-            found += [f"the disturbance failed: {disturbance.failure!r}"] if disturbance.failure else []
+            found = _proof(server, pooler, chosen, say)
             found += _what_is_left(server, pooler)
-            _summary(books, committed, disturbance, took_s, pooler, say)
+            say(f"{pooler.rss_bytes() >> 20:>10}  megabytes that the pooler takes")
         for trace in ("Traceback", "answered with status"):
             if trace in pooler.log:
                 found.append(f"{trace!r} in the pooler's log: {pooler.log[pooler.log.index(trace) :][:3000]}")
         return found
 
 
+def _proof(
+    server: Server, where: Pooler | Server, chosen: argparse.Namespace, say: Callable[[str], None]
+) -> list[str]:
+    """The frontends do their part; what their books say against it."""
+    disturbance = Disturbance(
+        server, where, chosen.seed, chosen.load, kill_every_s=chosen.kill_every, crash_every_s=chosen.crash_every
+    )
+    began = time.monotonic()
+    books = _run_clients(where, chosen, disturbance, say)
+    took_s = time.monotonic() - began
+    schema = "home" if chosen.load == "home" else "leaks"
+    committed = {name for (name,) in server.query(f"select id from {schema}.books", dbname=roles.DATABASE)}
+    hot = dict(server.query("select id, n from leaks.hot", dbname=roles.DATABASE)) if schema == "leaks" else {}
+    found = books.complaints(committed, hot)
+    found += [f"the disturbance failed: {disturbance.failure!r}"] if disturbance.failure else []
+    _summary(books, committed, disturbance, took_s, say)
+    return found
+
+
 def _run_clients(
-    pooler: Pooler, chosen: argparse.Namespace, disturbance: Disturbance, say: Callable[[str], None]
+    where: Pooler | Server, chosen: argparse.Namespace, disturbance: Disturbance, say: Callable[[str], None]
 ) -> Books:
     parts = [list(range(first, chosen.frontends, PROCESSES)) for first in range(PROCESSES)]
-    clients = [Clients(pooler, part, chosen) for part in parts]
+    clients = [Clients(where, part, chosen) for part in parts]
     disturbance.start()
     began = last = time.monotonic()
     try:
@@ -176,9 +192,8 @@ def _what_is_left(server: Server, pooler: Pooler) -> list[str]:
 
 
 def _summary(
-    books: Books, committed: set[str], disturbance: Disturbance, took_s: float, pooler: Pooler,
-    say: Callable[[str], None],
-) -> None:  # fmt: skip
+    books: Books, committed: set[str], disturbance: Disturbance, took_s: float, say: Callable[[str], None]
+) -> None:
     statements = books.counts.pop("statements")
     rows = [
         ("statements answered and checked", statements),
@@ -193,7 +208,6 @@ def _summary(
         ("additions to hot rows acknowledged", sum(books.added.values())),
         ("additions to hot rows unknown", sum(books.doubtful.values())),
         *sorted((books.counts + disturbance.counts).items()),
-        ("megabytes that the pooler takes", pooler.rss_bytes() >> 20),
     ]
     for name, value in rows:
         say(f"{value:>10}  {name}")
@@ -203,7 +217,9 @@ def main() -> int:
     chosen = options()
     say = functools.partial(print, flush=True)
     say(f"proof: {vars(chosen)}")
-    found = run(chosen, say)
+    found = []
+    for load in [chosen.load] if chosen.load in LOADS else LOADS:
+        found += run(argparse.Namespace(**{**vars(chosen), "load": load}), say)
     for each in found[:SHOWN]:
         say(f"DOES NOT HOLD: {each}")
     say("it holds" if not found else f"it does not hold; --seed {chosen.seed}")

@@ -16,6 +16,9 @@ import gevent
 
 from tests.proof.books import Books
 from tests.proof.frontends import Frontend
+from tests.proof.residents import Resident
+
+KINDS = {"riders": Frontend, "home": Resident}
 
 
 def main() -> None:
@@ -26,8 +29,9 @@ def main() -> None:
     def done() -> bool:
         return books.counts["statements"] >= plan["statements"]
 
-    frontends = [Frontend(where, number, plan["seed"], books, done) for number in plan["frontends"]]
-    running = [gevent.spawn(each.run) for each in frontends]
+    kind = KINDS[plan["load"]]
+    frontends = [kind(where, number, plan["seed"], books, done) for number in plan["frontends"]]
+    running = [gevent.spawn(each.run_all) for each in frontends]
     while not all(each.dead for each in running):
         gevent.joinall(running, timeout=0.5)
         busy = [repr(each) for each, green in zip(frontends, running, strict=True) if not green.dead]

@@ -13,8 +13,10 @@ import struct
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 
 import psycopg2
+from psycopg2.errors import DuplicateColumn, LockNotAvailable, UndefinedColumn
 
 from tests import roles
 from tests.cluster.convoy import unread_bytes
@@ -27,23 +29,22 @@ BACKENDS = "select pid, client_port, wait_event_type from pg_stat_activity where
 class Disturbance(threading.Thread):
     """Goes on until `is_over` is set.
 
+    load                          "riders" or "home": what the frontends do, and so what there is to be disturbed
     kill_every_s, crash_every_s   on average; 0: never
     """
 
     def __init__(
-        self, server: Server, pooler: Pooler, seed: int, *, kill_every_s: float, crash_every_s: float
+        self, server: Server, where: Pooler | Server, seed: int, load: str, *, kill_every_s: float, crash_every_s: float
     ) -> None:
         super().__init__(name="disturbance")
         self.server = server
-        self.pooler = pooler
+        self.where = where
         self.chance = random.Random(seed)
         self.is_over = threading.Event()
         self.counts: Counter[str] = Counter()
         self.failure: BaseException | None = None
-        self._due = {
-            self.kill: kill_every_s, self.crash: crash_every_s, self.lock: 2.0, self.change_the_catalog: 2.5,
-            self.cancel_with_a_wrong_key: 0.2,
-        }  # fmt: skip
+        self._due = {self.kill: kill_every_s, self.crash: crash_every_s, self.cancel_with_a_wrong_key: 0.2}
+        self._due |= {self.alter: 0.1} if load == "home" else {self.lock: 2.0, self.change_the_catalog: 2.5}
         self._locker: psycopg2.extensions.connection | None = None
 
     def run(self) -> None:
@@ -113,8 +114,16 @@ class Disturbance(threading.Thread):
         )
         self.counts["changes of the catalog"] += 1
 
+    def alter(self) -> None:
+        """What is described of this table is true for a moment only."""
+        changes = ["alter id type int", "alter id type bigint", "add more int default 1", "drop more"]
+        with suppress(DuplicateColumn, UndefinedColumn, LockNotAvailable):
+            sql = f"set lock_timeout = '1s'; alter table home.changing {self.chance.choice(changes)}"
+            self.server.query(sql, dbname=roles.DATABASE)
+            self.counts["times a table was altered"] += 1
+
     def cancel_with_a_wrong_key(self) -> None:
-        with socket.create_connection((self.pooler.host, self.pooler.port), 10) as sock:
+        with socket.create_connection((self.where.host, self.where.port), 10) as sock:
             sock.sendall(struct.pack("!IIII", 16, 1234 << 16 | 5678, self.chance.randrange(1, 5000), 1))
             sock.recv(1)
         self.counts["cancels with a wrong key"] += 1

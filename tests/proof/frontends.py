@@ -56,7 +56,7 @@ class Frontend(Reader):
 
     # --- lives ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run_all(self) -> None:
         while not self.is_over() and not self.books.is_spoilt:
             if self.is_wild and is_calm():
                 time.sleep(0.1)
