@@ -15,6 +15,7 @@ from lib.backend import dispatch
 class IdleWorker:
     group: str
     custom: bool = False  # knows a custom setting that only its own group sets
+    placeholders: frozenset[str] = frozenset()  # those that it knows, though any group may have them
 
     def may_serve(self, group: str) -> bool:
         return not self.custom or group == self.group
@@ -34,6 +35,13 @@ class Batch:
 
 def batch(open_to: str | None, ahead: int = 1) -> Batch:
     return Batch(open_to, range(ahead))
+
+
+def test_a_worker_that_knows_custom_settings_is_taken_where_it_may_be_as_it_may_not_be_everywhere():
+    knows = frozenset({"app.user"})
+    idle = [IdleWorker("b"), IdleWorker("c", placeholders=knows), IdleWorker("d"), IdleWorker("e", custom=True)]
+    assert dispatch.pick_worker(idle, "a") == 1
+    assert dispatch.pick_worker(idle, "d") == 2
 
 
 # --- how many --------------------------------------------------------------------------------------------------------

@@ -203,3 +203,13 @@ def test_each_group_has_its_turn_in_the_end(groups):
     waiting = waiting_with(*(Waiter(group, 0.001 * index) for index, group in enumerate(groups)))
     later = 1.0
     assert [waiting.next_for("a", later, True, True).group for _ in groups] == groups
+
+
+def test_a_worker_that_is_not_fit_for_the_oldest_takes_the_next_that_it_is_fit_for():
+    a, b = Waiter("a", is_quick=False), Waiter("b", is_quick=False)
+    unwanted, quick = Waiter("b", is_quick=False, is_wanted=False), Waiter("b")
+    waiting = waiting_with(a, unwanted, b, quick)
+    assert waiting.next_fitting(lambda group: group == "b", False, True) is b
+    assert waiting.next_fitting(lambda group: group == "b", False, True) is None
+    assert waiting.next_fitting(lambda group: group == "b", True, False) is quick
+    assert list(waiting) == [a, unwanted]

@@ -63,15 +63,17 @@ def is_surplus(workers: int, needed: int, max_workers: int) -> bool:
 def pick_worker(idle: Sequence[Any], group: object) -> int:
     """The index in `idle` (the one used last is last) of the worker to take, or -1 when none may serve `group`.
 
-    One that is tuned to the group, else the one used last: its caches are warm, and those that are not needed grow old
-    enough to be retired.
+    One that is tuned to the group, else one that knows custom settings, as not everybody may have that, else the one
+    used last: its caches are warm, and those that are not needed grow old enough to be retired.
     """
-    choice = -1
+    choice, choice_knows = -1, False
     for index in range(len(idle) - 1, -1, -1):
-        if idle[index].group is group:
+        worker = idle[index]
+        if worker.group is group:
             return index
-        if choice < 0 and idle[index].may_serve(group):
-            choice = index
+        knows = bool(worker.placeholders)
+        if (choice < 0 or (knows and not choice_knows)) and worker.may_serve(group):
+            choice, choice_knows = index, knows
     return choice
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_UNFIT_PATIENCE_S = 0.1  # how long the oldest is passed over by workers that may not serve it
 _COSMETIC = frozenset({"application_name"})
 _REFUSED_PAUSE_S = 2.0  # after the server had no place for one more, how long we make do with what we have
 
@@ -153,9 +154,14 @@ class Roster:
             return True
         # All that are idle know custom settings of others. One more is started, or one in the place of another.
         if self.shared >= max(self.needed, self.max_workers):
+            if self._has_fit(unit):
+                return False  # it waits for that one, though not for ever
             idle[0].retire()
         self.grow()
         return False
+
+    def _has_fit(self, unit: Unit | Visit) -> bool:
+        return any(not worker.session and worker.may_serve(unit.group) for worker in self.workers)
 
     def _wait(self, unit: Unit | Visit) -> None:
         self._has_to_wait()
@@ -236,11 +242,26 @@ class Roster:
                     self._put_on(worker, unit, now)
                 else:
                     waiting.put_back(unit, self._is_quick(unit))
-                    worker.retire()
+                    self._unfit(worker, unit, now)
                 return
         worker.is_awaited = False
         worker.idle_since = time.monotonic()
         self.idle.append(worker)
+
+    def _unfit(self, worker: Upkeep, unit: Unit | Visit, now: float) -> None:
+        """`worker` knows custom settings that `unit` must not see. Where others are fit for it, those who set them and
+        those who do not each have some workers: this one takes another unit, until the first has waited too long."""
+        if now - unit.queued_at > _UNFIT_PATIENCE_S or not self._has_fit(unit):
+            worker.retire()
+            return
+        other = self.waiting.next_fitting(
+            worker.may_serve, self._may_begin_batch(), self._may_have_alone(len(self.idle) + 1)
+        )
+        if other is not None:
+            self._put_on(worker, other, now)
+        else:
+            worker.idle_since = now
+            self.idle.append(worker)
 
     def _put_on(self, worker: Upkeep, unit: Unit | Visit, now: float) -> None:
         known = unit.known

@@ -61,6 +61,16 @@ class Waiting:
                 return unit
         return None
 
+    def next_fitting(self, fits: Callable[[Any], bool], may_begin_batch: bool, may_be_alone: bool) -> Any | None:
+        """Take the oldest of whose group it fits, when an idle worker is not fit for all; None when there is none
+        close to the front."""
+        for queue, may in ((self.quick, may_begin_batch), (self.alone, may_be_alone)):
+            for index, unit in enumerate(islice(queue, _LOOKED_AT if may else 0)):
+                if unit.is_wanted and fits(unit.group):
+                    del queue[index]
+                    return unit
+        return None
+
     def next_rider(self, group: object) -> Any | None:
         """Take the oldest quick read when it is of `group`."""
         quick = self.quick

@@ -173,6 +173,24 @@ def test_a_new_value_for_every_request_leaves_nothing_behind(cluster):
             assert second.value("show app.member").startswith("user 21499 ")
 
 
+def test_those_who_know_a_custom_setting_and_those_who_do_not_have_workers_of_their_own(cluster):
+    """A backend never forgets the name of one. Each turn from the one kind to the other replaced a worker."""
+    ask = "select pg_backend_pid(), current_setting('app.kind', true) from pg_sleep(0.001)"
+    with Pooler({**CONF, "max_workers": 4}, cluster=cluster) as pooler, contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(Wire(pooler)) for _ in range(16)]
+        for session in sessions[::2]:
+            session.rows("set app.kind to 'known'")
+        pids = set()
+        for _ in range(30):
+            for session in sessions:
+                session.send(query(ask))
+            for number, session in enumerate(sessions):
+                ((pid, kind),) = (each.values for each in session.until_ready() if each.tag == "D")
+                assert kind == (None if number % 2 else "known")
+                pids.add(pid)
+        assert len(pids) <= 24, "480 statements, half of them of each kind"
+
+
 def test_a_reload_of_the_server_is_heard_of_by_those_who_have_set_something_else(cluster, narrow):
     with Wire(narrow) as session, Wire(narrow) as other:
         session.rows("set work_mem to '3MB'")
