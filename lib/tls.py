@@ -50,13 +50,14 @@ class TlsStream(Stream):
         self, stream: Stream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO,
         binding: bytes | None,
     ) -> None:  # fmt: skip
+        verified = tls.getpeercert()
+        names = certificate.names(verified) if verified else None
         super().__init__(stream.detach())
         self._tls = tls
         self._incoming, self._outgoing = incoming, outgoing
         self._open, self._seal = tls.read, tls.write
         self._later: list[bytes] = []
-        verified = tls.getpeercert()
-        self.certificate = certificate.names(verified) if verified else None
+        self.certificate = names
         self.binding = binding
         if incoming.pending:  # what came together with the last step of the handshake
             self._rest = self._opened() or b""
@@ -199,6 +200,9 @@ def accept(stream: Stream, identity: Identity, *, is_direct: bool = False) -> Tl
                 "received direct SSL connection request without ALPN protocol negotiation extension"
             )
         return TlsStream(stream, tls, incoming, outgoing, identity.binding)
+    except (ssl.SSLError, ValueError) as error:  # a certificate whose names are in no known encoding
+        stream.close()
+        raise HandshakeFailed(str(error)) from None
     except BaseException:
         stream.close()
         raise
@@ -246,10 +250,13 @@ def _encrypt(stream: Stream, host: str, approach: Approach) -> TlsStream:
     except ValueError:  # a host that cannot be named to the server (SNI)
         tls = approach.context.wrap_bio(incoming, outgoing)
     _shake_hands(stream, tls, incoming, outgoing)
-    if approach.mode == "verify-full" and not certificate.fits_host(tls.getpeercert() or {}, host):
-        raise HandshakeFailed(f'the server certificate is not for host name "{host}"')
-    shown = tls.getpeercert(binary_form=True)
-    return TlsStream(stream, tls, incoming, outgoing, certificate.binding(shown) if shown else None)
+    try:
+        if approach.mode == "verify-full" and not certificate.fits_host(tls.getpeercert() or {}, host):
+            raise HandshakeFailed(f'the server certificate is not for host name "{host}"')
+        shown = tls.getpeercert(binary_form=True)
+        return TlsStream(stream, tls, incoming, outgoing, certificate.binding(shown) if shown else None)
+    except (ssl.SSLError, ValueError) as error:  # as above
+        raise HandshakeFailed(str(error)) from None
 
 
 def _shake_hands(stream: Stream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:

@@ -143,7 +143,7 @@ def _identity(cert: str, key: str, authorities: str, mode: str) -> Identity:
         _load_authorities(context, authorities)
         # Without one of these modes it is up to the rule in pg_hba.conf whether there has to be a certificate.
         context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_OPTIONAL
-    with open(cert) as file:
+    with open(cert, encoding="ascii", errors="replace") as file:  # what stands between certificates may be anything
         text = file.read()
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     first = begin + text.partition(begin)[2].partition(end)[0] + end

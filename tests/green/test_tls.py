@@ -294,6 +294,13 @@ def test_the_loop_goes_on_while_200_shake_hands(identity):
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
+def test_text_between_certificates_may_be_in_any_encoding(authority):
+    pair = authority.issue()
+    before = tlsfiles.for_frontends(settings(pair)).made.binding
+    pair.cert.write_bytes("für Jürgen\n".encode("latin-1") + pair.cert.read_bytes())
+    assert tlsfiles.for_frontends(settings(pair)).made.binding == before
+
+
 def test_files_that_change_are_read_again_and_bad_ones_are_not_used(authority, caplog):
     pair = authority.issue(name="watched")
     watched = tlsfiles.for_frontends(settings(pair))
