@@ -475,16 +475,28 @@ class Frontend:
             detail = in_flight + (said or "")
             self.end(BackendLost("the server connection with the state of this session was lost", detail=detail))
         elif unit is not None and unit.worker is worker:
+            self._untell(worker)
             self._lost_in_flight(worker, unit, goodbye, said)
         elif self.status == b"I":
             if unit is not None:
                 worker.roster.requeue(unit)
         else:
+            self._untell(worker)
             self._virtual = Virtual.LOST
             if unit is not None:
                 self._answer_virtually(unit)
             elif self.unit is not None:  # it was answered, and its startup values were being restored
-                self.settled()
+                if self.unit.withholds:
+                    self.stream.write(messages.READY[self.status])
+                self._finish()
+
+    def _untell(self, worker: Worker) -> None:
+        """What it was told of its parameters in a transaction that is lost holds no more."""
+        if self.status != b"I":
+            unit = self.unit
+            told = worker.parameters if unit is None or unit.before is None else unit.before
+            known = self.group.parameters
+            self.tell_parameters({name: value for name, value in known.items() if told.get(name) != value})
 
     def _lost_in_flight(self, worker: Worker, unit: Unit, goodbye: dict[str, str], said: str | None) -> None:
         in_transaction = self.status != b"I"

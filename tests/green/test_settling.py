@@ -109,3 +109,28 @@ def test_a_cancel_meanwhile_hits_nobody(pool):
     backend.go_on()
     assert client.query(READ).rows == [READ]
     assert pool.server.cancelled == []
+
+
+def test_what_was_told_in_a_transaction_that_is_lost_is_taken_back(pool):
+    client = pool.connect(application_name="mine")
+    client.query("begin")
+    assert "S" in client.query("set application_name = 'other'").tags
+    pool.server.backends[0].hang_up()
+    wait_until(lambda: client.frontend.worker is None, "the loss")
+    heard = client.query(READ)
+    assert [each.body for each in heard if each.tag == "S"] == [b"application_name\0mine\0"]
+    assert heard.errors == ["ERROR 08006"]
+    assert client.query("rollback").status == "I"
+    assert client.query(READ).rows == [READ]
+    assert client.frontend.group is client.frontend.home
+
+
+def test_a_reset_in_a_transaction_whose_backend_dies_while_it_is_restored_is_answered_once(pool):
+    client = pool.connect(application_name="mine")
+    client.query("begin")
+    restore = client.frontend.home.restore(frozenset({"application_name"}))
+    pool.server.answers[restore] = FakeBackend.hang_up
+    heard = client.query("reset application_name")
+    assert (heard.tags, heard.status) == ("CZ", "T")
+    assert client.query(READ).errors == ["ERROR 08006"]
+    assert client.query("rollback").status == "I"
