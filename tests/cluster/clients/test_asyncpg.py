@@ -96,6 +96,24 @@ def test_asyncpg_keeps_statements_and_finds_new_types(address, table):
     assert asyncio.run(use(address, work)) == ({(1, 2)}, {(1, "one")}, {(1, "one", 7)})
 
 
+def test_asyncpg_prepares_again_by_itself_when_a_column_has_another_type(address):
+    """It knows that from the error's code and the routine that it comes from; in a transaction it cannot repeat it."""
+    async def work(connection):
+        await connection.execute("drop table if exists changing; create table changing as select 1 as a, 2 as b")
+        seen = [tuple(await connection.fetchrow("select * from changing")) for _ in range(3)]
+        await connection.execute("alter table changing alter b type text")
+        seen += [tuple(await connection.fetchrow("select * from changing")) for _ in range(3)]
+        await connection.execute("alter table changing alter b type int using b::int")
+        with pytest.raises(asyncpg.InvalidCachedStatementError):
+            async with connection.transaction():
+                await connection.fetchrow("select * from changing")
+        seen.append(tuple(await connection.fetchrow("select * from changing")))
+        await connection.execute("drop table changing")
+        return seen
+
+    assert asyncio.run(use(address, work)) == [(1, 2)] * 3 + [(1, "2")] * 3 + [(1, 2)]
+
+
 def test_asyncpg_with_a_small_statement_cache_closes_what_it_does_not_need(address):
     async def work(connection):
         return [await connection.fetchval(f"select $1::int + {turn % 7}", turn) for turn in range(50)]
