@@ -64,6 +64,9 @@ def test_pid_and_port_are_those_of_a_worker(both):
         wire.rows("begin")  # the same one until its end
         assert len({wire.value("select pg_backend_pid()") for _ in range(5)}) == 1
         wire.rows("commit")
+        wire.rows("listen pids")  # as long as this lasts, too
+        (told,) = (each for each in wire.ask(query("notify pids")) if each.tag == "A")
+        assert int.from_bytes(told.body[:4], "big") == int(wire.value("select pg_backend_pid()")) != wire.key[0]
 
 
 def test_what_code_sets_unseen_is_gone_the_first_time(both):
