@@ -185,6 +185,12 @@ BACK: dict[str, list[Text]] = {
     "to_default": [
         "set datestyle to german", "set datestyle to default", "set work_mem to '3MB'", "set work_mem = default",
     ],
+    "in_transactions": [
+        "begin", "set local timezone to 'UTC'", "set local timezone to default", "set datestyle to default", "commit",
+        "begin", "set local datestyle to default", "reset all", "savepoint s", "set datestyle to iso",
+        "reset datestyle", "rollback to s", "commit", "begin; reset all; select 1", "rollback",
+        "set local datestyle to default",
+    ],
     "set_again": [
         "set work_mem to '3MB'", "reset all", "set work_mem to '3MB'", "reset work_mem", "set work_mem to '4MB'",
     ],
@@ -253,6 +259,9 @@ CUSTOM: dict[str, list[Text]] = {
         ("B", "select current_setting('home.tenant', true) is null"), "set home.tenant to ''", "reset home.tenant",
         ("B", "select current_setting('home.tenant', true) is null"), ("B", "begin"),
         ("B", "set local home.other to 'B'"), ("B", "commit"), "select current_setting('home.other', true) is null",
+    ],
+    "reset_though_it_was_never_set": [
+        "reset home.tenant", ("B", "select 1"), "set home.other to default", ("B", "begin"), ("B", "commit"),
     ],
     "names": [
         "set home.tenant.deep to 1", "show home.tenant.deep", "set home.\"quoted Name\" to 2", "set Home.Tenant to 3",

@@ -58,6 +58,14 @@ BY_NAME: dict[str, Dialogue] = {
         a(parse("select 1", "t"), parse("select 2", "t"), parse("select 3", "u"), SYNC), a(run(name="t")),
         a(run(name="u")),
     ),
+    "name_that_is_taken_while_the_session_is_held": Dialogue(
+        a(query("create temp table held (n int)")), a(prepare("select 'first'")), a(prepare("select 'second'")),
+        a(close("S", "s"), parse("select 'third'", "s"), SYNC), a(run()), a(query("begin")),
+        a(prepare("select 'more'")),
+        a(close("S", "s"), parse("select 'more'", "s"), SYNC), a(query("rollback")), a(prepare("select 'fourth'")),
+        a(run()),
+        a(query("drop table held")), a(run()), a(close("S", "s"), parse("select 'fifth'", "s"), SYNC), a(run()),
+    ),
     "name_that_is_not_there": Dialogue(
         a(run()), a(describe("S", "s"), SYNC), a(close("S", "s"), SYNC), a(run(name="s")), a(query("select 1")),
         a(bind(name="not 'there'"), SYNC), a(parse("select 1", "here"), bind(name="s"), execute(), SYNC),

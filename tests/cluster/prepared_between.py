@@ -10,6 +10,7 @@ from tests.cluster.prepared import INT4, RUN, RUN_UNNAMED, prepare
 from tests.cluster.twice import Dialogue, Step, a, b, on_server, run
 from tests.cluster.wire import FLUSH, SYNC, bind, close, describe, execute, once, parse, query
 
+BOTH = "select id, '02/03/2001'::date from t"
 FRESH = on_server("drop table if exists changing cascade; drop type if exists changing_mood cascade")
 MORE = "alter table changing add column more int default 7"
 FIRST, SECOND = "select * from changing order by 1", "select id from changing order by 1"
@@ -37,6 +38,9 @@ SETTINGS: dict[str, Dialogue] = {
     "search_path": settings("search_path", "near", "far", "select id, word, f(1) from t"),
     "search_path_and_a_type": settings("search_path", "near", "far", "select 'glad'::mood < 'sad'::mood as less"),
     "search_path_and_the_same_columns": settings("search_path", "near", "far", "select name from whose"),
+    "search_path_and_tables_that_are_alike": settings(
+        "search_path", "near", "far", "select name as n, day::text from whose, near.t where name <> ''"
+    ),
     "role": settings("role", "none", "home_role", "select current_user, note from near.guarded"),
     "role_that_is_not_allowed_to": settings("role", "home_other", "home_role", "select note from near.guarded"),
     "escapes": settings("standard_conforming_strings", "on", "off", "select 'a\\\\b' as x"),
@@ -57,6 +61,18 @@ SETTINGS: dict[str, Dialogue] = {
         a(prepare("select '02/03/2001'::date, name from whose")), a(query("commit")),
         a(query("set search_path to near")),
         a(run()), a(run()), b(prepare("select '02/03/2001'::date, name from whose")), a(run()),
+    ),
+    "set_in_a_transaction_of_another_frontend": Dialogue(
+        a(query("set search_path to near")), b(query("set search_path to near")),
+        *(
+            step
+            for setting in ("set local search_path to far", "set search_path to far", "set datestyle to 'ISO, DMY'")
+            for step in (
+                b(query("begin")), b(query(setting)), b(prepare(BOTH)), b(run()), b(query("rollback")),
+                *(each for _ in range(3) for each in (a(prepare(BOTH)), a(run()), a(run()), a(close("S", "s"), SYNC))),
+                b(close("S", "s"), SYNC),
+            )
+        ),
     ),
     "startup_parameters": Dialogue(
         a(prepare("select '02/03/2001'::date, name from whose")),
@@ -129,10 +145,6 @@ CATALOG: dict[str, Dialogue] = {
         a(bind(name="s"), execute(), SYNC), a(parse("table changing"), describe("S"), SYNC),
         b(query("alter table changing alter id type bigint using id::bigint")), a(bind(), execute(), SYNC),
         a(parse("table changing"), bind(), describe(), execute(), SYNC),
-    ),
-    "never_described": Dialogue(
-        FRESH, a(query("create table changing (id int); insert into changing values (1)")),
-        a(parse("table changing", "s"), SYNC), b(query("alter table changing alter id type text")), a(RUN), a(RUN),
     ),
     "in_a_transaction_of_its_own": Dialogue(
         FRESH, a(query("create table changing (id int); insert into changing values (1)")),

@@ -93,11 +93,13 @@ class Preparer(Tenant):
 
     def answer(self, name: str, values: tuple[str | None, ...], is_described: bool = False) -> object:
         """What a statement must answer to somebody who was told its columns, or not."""
-        expected = self.statements[name].answer(self.model, values)
-        if isinstance(expected, set) and RESULT_CHANGED in expected:
-            now = TYPED[self.model["search_path"]]
-            if not is_described and self.told[name] not in (None, now):
-                return RESULT_CHANGED
+        statement = self.statements[name]
+        expected = statement.answer(self.model, values)
+        if statement.varies and self.told[name] not in (None, TYPED[self.model["search_path"]]):
+            if isinstance(expected, list):
+                # It was told others meanwhile, with the answer of a portal that it had described.
+                return {RESULT_CHANGED, *map(tuple, expected)}
+            return expected if is_described else RESULT_CHANGED
         return expected
 
     def use_many(self) -> None:

@@ -28,7 +28,7 @@ class Prepared(NamedTuple):
     answer        the rows that it must give, or the SQLSTATE it must fail with, or a set of single rows and SQLSTATEs
                   of which any will do
     columns       the types of its result, where they are known
-    control       BEGIN, COMMIT …: it is run as such only
+    varies        its columns are of other types in other schemas
     """
 
     text: str
@@ -36,6 +36,7 @@ class Prepared(NamedTuple):
     answer: Callable[[Model, tuple[str | None, ...]], object]
     types: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
+    varies: bool = False
 
 
 Maker = Callable[[Model, random.Random, str], Prepared]
@@ -82,7 +83,7 @@ def typed(model: Model, chance: random.Random, word: str) -> Prepared:
         row = "1", f"in {now['search_path']}"
         return [[*row]] if TYPED[now["search_path"]] == columns else {RESULT_CHANGED, row}
 
-    return Prepared("select id, word from typed where id = $1", lambda: ("1",), answer, columns=columns)
+    return Prepared("select id, word from typed where id = $1", lambda: ("1",), answer, (), columns, varies=True)
 
 
 def kind_of(model: Model, chance: random.Random, word: str) -> Prepared:

@@ -160,8 +160,6 @@ class Tenant:
             (f"set local {name} to {quoted(value)}", "SET", lambda: model.set_local(name, value)),
             (f"reset {name}", "RESET", lambda: model.reset(name)),
         ]  # fmt: skip
-        if not model.knows_tenant:
-            ways.pop()  # RESET makes the name of a custom setting known, too, and not only to who says it
         self.run(*self.chance.choice(ways))
 
     def set_several(self) -> None:
