@@ -343,7 +343,8 @@ LEAKS = [
 
 
 def test_no_text_leaks_that_is_said_to_leave_nothing(server, database):
-    """Every text below changes its session on a real server, so every one must be cleaned after or held."""
+    """Every text below changes its session on a real server, so every one must be cleaned after, held, or looked at
+    for what it has set."""
     ask(database, TRAPS)
     catalog = scan(database)
     harmless_after_all = []
@@ -365,7 +366,8 @@ def test_no_text_leaks_that_is_said_to_leave_nothing(server, database):
             if ask(connection, STATE) == before:
                 harmless_after_all.append((text, "changed nothing"))
         connection.close()
-        if not classify(text.encode(), catalog).clean:
+        verdict = classify(text.encode(), catalog)
+        if not (verdict.clean or verdict.sets or verdict.resets):
             missed.append(text)
     assert missed == []
     # a text that changes nothing here proves nothing
