@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import subprocess
 import threading
+from collections.abc import Iterator
 
 import asyncpg
 import psycopg
@@ -366,30 +367,33 @@ def test_a_session_that_has_waited_for_too_long_is_told_so(cluster):
         assert one.value("select 1") == "1"
 
 
-def test_a_server_that_is_full_says_so_to_the_session(cluster):
-    cluster.primary.query(f"alter role {roles.MD5.name} connection limit 2")
-    try:
-        with own_pooler(cluster, pool_mode="session", max_workers=0) as pooler:
-            params = {"host": pooler.host, "port": pooler.port, "dbname": roles.DATABASE, **roles.MD5.login}
-            with psycopg.connect(**params), psycopg.connect(**params), pytest.raises(psycopg.OperationalError) as told:
-                psycopg.connect(**params)
-        assert "too many connections for role" in str(told.value)
-    finally:
-        cluster.primary.query(f"alter role {roles.MD5.name} connection limit -1")
+@pytest.fixture
+def limited(cluster) -> Iterator[dict[str, str]]:
+    """What logs in a role of which the server takes two connections, none of them another test's."""
+    login = {"user": "sessions_limited", "password": "a secret"}
+    cluster.primary.query(
+        f"create role sessions_limited login connection limit 2 password 'a secret' in role {roles.MEMBERS}"
+    )
+    yield login
+    cluster.primary.query("drop role sessions_limited")
 
 
-def test_an_idle_backend_of_the_pool_is_closed_when_the_server_has_no_place_for_another(cluster):
-    cluster.primary.query(f"alter role {roles.MD5.name} connection limit 2")
-    try:
-        with own_pooler(cluster, pool_mode="session") as pooler:
-            params = {"host": pooler.host, "port": pooler.port, "dbname": roles.DATABASE, **roles.MD5.login}
-            for name in ("a", "b"):
-                with psycopg.connect(**params, application_name=name):
-                    pass
-            with psycopg.connect(**params) as one, psycopg.connect(**params) as other:
-                assert one.info.backend_pid != other.info.backend_pid
-    finally:
-        cluster.primary.query(f"alter role {roles.MD5.name} connection limit -1")
+def test_a_server_that_is_full_says_so_to_the_session(cluster, limited):
+    with own_pooler(cluster, pool_mode="session", max_workers=0) as pooler:
+        params = {"host": pooler.host, "port": pooler.port, "dbname": roles.DATABASE, **limited}
+        with psycopg.connect(**params), psycopg.connect(**params), pytest.raises(psycopg.OperationalError) as told:
+            psycopg.connect(**params)
+    assert "too many connections for role" in str(told.value)
+
+
+def test_an_idle_backend_of_the_pool_is_closed_when_the_server_has_no_place_for_another(cluster, limited):
+    with own_pooler(cluster, pool_mode="session") as pooler:
+        params = {"host": pooler.host, "port": pooler.port, "dbname": roles.DATABASE, **limited}
+        for name in ("a", "b"):
+            with psycopg.connect(**params, application_name=name):
+                pass
+        with psycopg.connect(**params) as one, psycopg.connect(**params) as other:
+            assert one.info.backend_pid != other.info.backend_pid
 
 
 def test_a_role_of_the_startup_packet_is_the_next_ones_too(narrow):
