@@ -413,12 +413,17 @@ def _value_problem(value: object) -> str | None:
 
 def parameter_lists(given: object, text: bool) -> tuple[Parameters, ...]:
     """A list of connection parameters; in an INI file a section of sub-sections, whose names only label them."""
+    wanted = "a [conn_params] section with [[name]] sub-sections" if text else "a list of dicts"
+    return sub_sections(parameters(startup_only=True), given, text, wanted)
+
+
+def sub_sections(check: Check, given: object, text: bool, wanted: str) -> tuple[Any, ...]:
+    """A list of what `check` takes; in an INI file a section of sub-sections, whose names only label them."""
     entries: list[tuple[str, object]]
     if text and isinstance(given, Mapping):
         entries = [(f"[{name!r}]", entry) for name, entry in given.items()]
     elif isinstance(given, (list, tuple)):
         entries = [(f"[{index}]", entry) for index, entry in enumerate(given)]
     else:
-        wanted = "a [conn_params] section with [[name]] sub-sections" if text else "a list of dicts"
         raise Wrong(Problem("", f"of type {type(given).__name__}", wanted))
-    return _each(parameters(startup_only=True), entries, text)
+    return _each(check, entries, text)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lib.checks import Problem, Wrong, choice, shown, whole
+from lib.checks import Problem, Wrong, choice, shown, sub_sections, whole
 
 STATEMENT, TRANSACTION, SESSION = "statement", "transaction", "session"
 READ_ONLY_SUFFIX = "@ro"
@@ -52,32 +52,13 @@ class Condition(NamedTuple):
 def check_pool_modes(given: object, text: bool) -> tuple[PoolMode, ...]:
     """A list of dicts; in an INI file a section of sub-sections, whose names only label them."""
     wanted = "a [pool_modes] section with [[name]] sub-sections" if text else "a list of dicts"
-    return tuple(_each(given, text, wanted, _pool_mode))
+    return sub_sections(_pool_mode, given, text, wanted)
 
 
 def check_conditions(given: object, text: bool) -> tuple[tuple[Condition, ...], ...]:
     """A list of lists of (name, value); in an INI file a section of sub-sections of name = value."""
     wanted = "a [disable_conds_list] section with [[name]] sub-sections" if text else "a list of lists of (name, value)"
-    return tuple(_each(given, text, wanted, _conditions))
-
-
-def _each(given: object, text: bool, wanted: str, check: Any) -> list[Any]:
-    entries: list[tuple[str, object]]
-    if text and isinstance(given, Mapping):
-        entries = [(f"[{name!r}]", entry) for name, entry in given.items()]
-    elif isinstance(given, (list, tuple)):
-        entries = [(f"[{index}]", entry) for index, entry in enumerate(given)]
-    else:
-        raise Wrong(Problem("", f"of type {type(given).__name__}", wanted))
-    values, problems = [], []
-    for where, entry in entries:
-        try:
-            values.append(check(entry, text))
-        except Wrong as wrong:
-            problems += [Problem(where + each.where, each.given, each.wanted) for each in wrong.problems]
-    if problems:
-        raise Wrong(*problems)
-    return values
+    return sub_sections(_conditions, given, text, wanted)
 
 
 def _pool_mode(given: object, text: bool) -> PoolMode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests import roles
 from tests.cluster.convoy import WANTED_S, Convoy, Place
 from tests.cluster.twice import Home
-from tests.servers import Server
+from tests.servers import Cluster, Pooler, Server
 
 
 class Address:
@@ -39,6 +40,15 @@ class Address:
     def query(self, sql: str, role: roles.Role = roles.ADMIN, database: str = roles.DATABASE) -> list[tuple]:
         """Ask the primary itself, past the pooler."""
         return self.primary.query(sql, dbname=database, host=self.primary.host, **role.login)
+
+
+@contextlib.contextmanager
+def own_pooler(cluster: Cluster, **conf: object) -> Iterator[Pooler]:
+    """A pooler with its own settings; its log must be clean at the end."""
+    own = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
+    with Pooler({**own, **conf}, cluster=cluster) as pooler:
+        yield pooler
+    assert "Traceback" not in pooler.log
 
 
 @pytest.fixture(params=["directly", "pooled"])

@@ -16,21 +16,12 @@ import psycopg
 import pytest
 
 from tests import roles
-from tests.cluster.conftest import Address
+from tests.cluster.conftest import Address, own_pooler
 from tests.cluster.rawclient import FLUSH, Raw, bind, copy_data, execute, parse, simple
 from tests.servers import Pooler, Server
 from tests.workplace import wait_until
 
-CONF = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
 TRUST = roles.TRUST.name
-
-
-@contextlib.contextmanager
-def own_pooler(cluster, **conf):
-    """A pooler with its own settings; its log must be clean at the end."""
-    with Pooler({**CONF, **conf}, cluster=cluster) as pooler:
-        yield pooler
-    assert "Traceback" not in pooler.log
 
 
 @pytest.fixture(scope="module")

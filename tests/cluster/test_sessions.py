@@ -14,11 +14,9 @@ import pytest
 
 from tests import roles
 from tests.cluster import wire
+from tests.cluster.conftest import own_pooler
 from tests.cluster.wire import Wire, bind, execute, once, parse, query
-from tests.servers import Pooler
 from tests.workplace import wait_until
-
-CONF = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,14 +24,6 @@ def log_without_traceback(pooler):
     begin = len(pooler.log)
     yield
     assert "Traceback" not in pooler.log[begin:]
-
-
-@contextlib.contextmanager
-def own_pooler(cluster, **conf):
-    """A pooler with its own settings; its log must be clean at the end."""
-    with Pooler({**CONF, **conf}, cluster=cluster) as pooler:
-        yield pooler
-    assert "Traceback" not in pooler.log
 
 
 @pytest.fixture(scope="module")
