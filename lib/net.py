@@ -86,7 +86,7 @@ class Stream:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
         self.sock = sock
         self._hub = get_hub()
-        self._recv = sock.recv
+        self._recv: Callable[[int], bytes] = sock.recv
         self._send = sock.send
         self._recv_bytes = RECV_BYTES
         self._read_watcher = self._hub.loop.io(sock.fileno(), _READ)

@@ -42,7 +42,10 @@ class TlsStream(Stream):
     binding       what SCRAM-SHA-256-PLUS is bound to, None when it cannot be
     """
 
-    __slots__ = ("_incoming", "_later", "_open", "_outgoing", "_seal", "_tls", "binding", "certificate")
+    __slots__ = (
+        "_incoming", "_later", "_open", "_outgoing", "_recv_sealed", "_seal", "_sealed_bytes", "_tls", "binding",
+        "certificate",
+    )  # fmt: skip
 
     is_encrypted = True
 
@@ -56,6 +59,8 @@ class TlsStream(Stream):
         self._tls = tls
         self._incoming, self._outgoing = incoming, outgoing
         self._open, self._seal = tls.read, tls.write
+        self._recv_sealed, self._recv = self._recv, self._recv_opened
+        self._sealed_bytes = RECV_BYTES
         self._later: list[bytes] = []
         self.certificate = names
         self.binding = binding
@@ -67,35 +72,17 @@ class TlsStream(Stream):
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def _on_readable(self) -> None:
-        owner = self._owner
-        if owner is None:
-            self._read_watcher.stop()
-            self._reading = False
-            return
-        try:
-            sealed = self._recv(self._recv_bytes)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._break()
-            return
-        data: bytes | None = b""
-        if sealed:
-            self._recv_bytes = MORE_RECV_BYTES if len(sealed) >= RECV_BYTES else RECV_BYTES
-            self._incoming.write(sealed)
-            data = self._opened()
-            if data is None or self.is_closed:
-                return
-            if data and self._at_once is not None:
-                try:
-                    data = self._at_once(data)
-                except Exception as error:
-                    self._failure = error
-                if data is None or self.is_closed:
-                    return
-        self._arrived = data
-        owner.switch()
+    def _recv_opened(self, _: int) -> bytes:
+        """In the place of the socket's recv: what the whole records hold that have arrived."""
+        sealed = self._recv_sealed(self._sealed_bytes)
+        if not sealed:
+            return b""
+        self._sealed_bytes = MORE_RECV_BYTES if len(sealed) >= RECV_BYTES else RECV_BYTES
+        self._incoming.write(sealed)
+        data = self._opened()
+        if data is None or self.is_closed:
+            raise BlockingIOError
+        return data
 
     def _opened(self) -> bytes | None:
         """What the whole records hold that have arrived; None when there is nothing in them, b"" at the end."""
@@ -182,6 +169,7 @@ class TlsStream(Stream):
                 self._send(self._outgoing.read())
             except OSError:
                 pass
+        self._recv = self._recv_sealed  # so that nothing here points to itself
         super().close()
 
 
