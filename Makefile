@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-all proof lint bench docs venv clean
+.PHONY: help demo test test-all test-matrix proof lint bench docs venv clean
 
 help:
 	@echo "make demo      a primary and two standbys with the pooler in front, until Ctrl-C"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-all  all tests; some need Debian packages, npm or Docker, and say which"
 	@echo "               PYTEST_ARGS='-k cancel' chooses among them, here as in make test;"
 	@echo "               PYTEST_ARGS=--riders=off runs them without riders"
+	@echo "make test-matrix  all tests of failover on PostgreSQL 13, 15, 17 and 18, one after another, and those for 11 and 12"
 	@echo "make proof     a million statements by 200 clients, every answer checked, while backends are terminated and"
 	@echo "               statements canceled, and as many by 200 who change all that a session has;"
 	@echo "               PROOF_ARGS=--help says what can be chosen"
@@ -31,6 +32,19 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+HA_TESTS := tests/cluster/test_ha.py tests/cluster/test_ha_planned.py tests/cluster/test_ha_faults.py
+
+test-matrix: $(READY)
+	@for version in 13 15 17 18; do \
+		echo "== PostgreSQL $$version"; \
+		HA_POSTGRES=$$version $(BIN)/python -m pytest -m "not needs_debian" $(HA_TESTS) $(PYTEST_ARGS) || \
+			failed="$$failed $$version"; \
+	done; \
+	echo "== PostgreSQL 11 and 12, and switchfunc.sql on 15"; \
+	$(BIN)/python -m pytest tests/cluster/test_ha_old.py $(PYTEST_ARGS) || failed="$$failed 11-12"; \
+	$(BIN)/python -m pytest -m needs_debian $(HA_TESTS) $(PYTEST_ARGS) || failed="$$failed switchfunc.sql"; \
+	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }
 
 proof: $(READY)
 	@$(BIN)/python -m tests.proof $(PROOF_ARGS)

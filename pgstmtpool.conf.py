@@ -48,6 +48,10 @@ all = {
     # How many frontends may be connected at once. The hard limit of open files (ulimit -Hn) must be higher.
     # 'max_client_conn': 10000,
 
+    # The same for the frontends of one user, and of one database (0: no limit).
+    # 'max_user_client_connections': 0,
+    # 'max_db_client_connections': 0,
+
     # Networks of proxies that say by the PROXY protocol whom they speak for (haproxy's send-proxy), as '10.0.0.5/32'.
     # 'proxy_networks': [],
 
@@ -71,6 +75,15 @@ all = {
     # 'server_tls_cert_file': '',
     # 'server_tls_key_file': '',
 
+    # Lists of revoked certificates, versions of TLS ('tlsv1.2', 'tlsv1.3', 'secure': both), and ciphers of TLS 1.2 in
+    # OpenSSL's words ('': its own), for either side.
+    # 'client_tls_crl_file': '',
+    # 'client_tls_protocols': 'secure',
+    # 'client_tls_ciphers': '',
+    # 'server_tls_crl_file': '',
+    # 'server_tls_protocols': 'secure',
+    # 'server_tls_ciphers': '',
+
     # --- Workers ---------------------------------------------------------------------------------------------------
 
     # How many workers (connections to a server) the frontends of a user and database have: the n-th number of
@@ -84,10 +97,17 @@ all = {
     # 'max_workers': 20,
     # 'grow_after': 0.02,
 
+    # How many workers one user, and one database, may have on a server in all (0: no limit).
+    # 'max_user_connections': 0,
+    # 'max_db_connections': 0,
+
+    # How many prepared statements a worker keeps.
+    # 'max_prepared_statements': 200,
+
     # Reads that are known to be harmless ride behind one another: a worker is sent up to rider_depth of them before it
     # has answered the first, if they take a server less than rider_limit seconds. False: one statement at a time.
     # 'riders': True,
-    # 'rider_depth': 32,
+    # 'rider_depth': 128,
     # 'rider_limit': 0.001,
 
     # Seconds after which a surplus worker that is idle is closed (idle_cnn_timeout is another name for it), and after
@@ -100,8 +120,17 @@ all = {
     # How long a statement waits for a worker (0: for ever). It should be longer than a restart of the server takes.
     # 'query_wait_timeout': 120,
 
-    # How long a frontend may be idle before it is disconnected (0: for ever), and who may be idle all the same: lists
-    # of startup parameters and values, all of one list: [[('user', 'report'), ('database', 'shop')], ...].
+    # After how long it is told by a NOTICE that it waits (0: never).
+    # 'query_wait_notify': 5,
+
+    # How long a statement may run before it is canceled, and how long a transaction may be open and idle before the
+    # frontend is disconnected (0: for ever).
+    # 'query_timeout': 0,
+    # 'idle_in_transaction_timeout': 0,
+
+    # How long a frontend may be idle before it is disconnected (0: for ever; also called client_idle_timeout),
+    # and who may be idle all the same: lists of startup parameters and values, all of one list: [[('user', 'report'),
+    # ('database', 'shop')], ...].
     # 'active_cnn_timeout': 0,
     # 'disable_conds_list': [],
 
@@ -135,17 +164,60 @@ all = {
     # Whether a worker has the application_name of the frontend that it serves.
     # 'track_application_name': True,
 
-    # --- High availability: read and checked, but without effect in this release -----------------------------------
+    # --- High availability (docs/ha.md) ----------------------------------------------------------------------------
 
-    # Whether this pool will promote a standby after so many failed connections to the primary in a row. Of several
-    # pools in front of the same servers, only one may.
+    # Whether this pool promotes a standby after so many failed connections to the primary in a row, when no standby
+    # hears it any more. Of several pools in front of the same servers, only one may.
     # 'enable_ha': False,
     # 'ha_after_fail_cnt': 10,
+
+    # Seconds between looks at a primary that is well; how long one that is starting up or recovering is waited for;
+    # and how long a standby may take to become the primary.
+    # 'ha_check_interval': 0.5,
+    # 'ha_recovery_wait': 60,
+    # 'ha_promote_timeout': 60,
+
+    # Whether the pool sets a wal_receiver_timeout of 2 s on the standbys, so that they notice a frozen primary.
+    # 'ha_tune_standbys': False,
+
+    # Where it is kept who is the primary after a switch; '' is beside this file. It wins over `master`.
+    # 'ha_state_file': '',
+
+    # What restarts the server $PGST_HOST:$PGST_PORT, for planned switchovers without switchfunc.sql.
+    # 'ha_restart_command': '',
+
+    # Other pools in front of the same servers, who are told of a switch: [('10.0.0.6', 7777)].
+    # 'peers': [],
 
     # For PostgreSQL 11 and older: the large object in the primary from which the trigger file is made on a standby,
     # and the trigger_file in the recovery.conf of the standbys.
     # 'lo_oid': 9999,
     # 'trigger_file': 'trigger',
+
+    # --- Pseudo database (psql -d pseudo) ----------------------------------------------------------------------------
+
+    # Names of roles: who may run all commands there, beside superusers; and who may look, beside those and members of
+    # pg_monitor.
+    # 'pseudo_admin_users': [],
+    # 'pseudo_stats_users': [],
+
+    # --- Monitoring ------------------------------------------------------------------------------------------------
+
+    # Where /metrics, /healthz, /readyz and a page are served over HTTP: (host, port), or a port on 127.0.0.1.
+    # 'http_listen': '',
+
+    # --- Log -------------------------------------------------------------------------------------------------------
+
+    # Where it goes ('stderr', 'syslog' or the whole path of a file), how ('text' or 'json'), and the least important
+    # messages in it: 'debug', 'info', 'warning' or 'error'.
+    # 'log_to': 'stderr',
+    # 'log_format': 'text',
+    # 'log_level': 'info',
+
+    # Whether logins and ends of connections are logged, and after how many seconds statements are (0: never).
+    # 'log_connections': False,
+    # 'log_disconnections': False,
+    # 'log_min_duration': 0,
 
     # --- Upkeep ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +226,4 @@ all = {
     # 'standby_check_interval': 2,
     # 'catalog_interval': 5,
     # 'hba_interval': 10,
-
-    # 'debug', 'info', 'warning' or 'error'.
-    # 'log_level': 'info',
 }

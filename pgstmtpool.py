@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import signal
 import sys
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{options.conf_file}: {complaint}", file=sys.stderr)
         return 2
     if options.check:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads only the first lines has seen enough
         for warning in settings.warnings:
             print(f"{options.conf_file}: warning: {warning}", file=sys.stderr)
         if isinstance(sys.stdout, io.TextIOWrapper):

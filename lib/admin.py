@@ -41,8 +41,11 @@ _SAID_BY_SERVER = re.compile(r"\S+: {2}(.+)")
 _COMES_OR_GOES = "the database system is "  # starting up, shutting down, in recovery mode …
 
 
+_LOOK_S = 0.1  # how often a thread that waits for a server sees whether anybody still wants its answer
+
+
 class _TookTooLong(Exception):
-    """A deadline passed in a thread."""
+    """A deadline passed in a thread, or nobody wants the answer any more."""
 
 
 class _Link:
@@ -54,6 +57,7 @@ class _Link:
         self.lock = threading.Lock()
         self.connection: Any = None
         self.limit_s = 0.0  # the statement_timeout that was set
+        self.is_forgotten = False  # its server is no concern any more: nobody waits for it
         self.used_at = time.monotonic()
 
     def __repr__(self) -> str:
@@ -93,14 +97,23 @@ class Admin:
         self, params: Mapping[str, Any], *, connect_timeout_s: float = 5.0, statement_timeout_s: float = 5.0,
         idle_timeout_s: float = 60.0, threads: int = 4,
     ) -> None:  # fmt: skip
-        self._params = _for_libpq({"dbname" if name == "database" else name: str(params[name]) for name in params})
-        self.database = self._params.pop("dbname", "postgres")
+        self._configure(params)
         self.connect_timeout_s = connect_timeout_s
         self.statement_timeout_s = statement_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self._links: dict[Key, _Link] = {}
         self._threads = ThreadPool(threads)
         self._sweeper: Any = None
+
+    def become(self, params: Mapping[str, Any]) -> None:
+        """Log in with these from now on; what is open is closed, when its query has ended."""
+        self._configure(params)
+        for key in list(self._links):
+            self._threads.spawn(_drop, self._links.pop(key))
+
+    def _configure(self, params: Mapping[str, Any]) -> None:
+        self._params = _for_libpq({"dbname" if name == "database" else name: str(params[name]) for name in params})
+        self.database = self._params.pop("dbname", "postgres")
 
     def __repr__(self) -> str:
         open_links = sum(link.connection is not None for link in self._links.values())
@@ -151,6 +164,8 @@ class Admin:
     def _attempt(self, link: _Link, ask: Ask, limit_s: float, repeatable: bool) -> Any:
         with link.lock:
             try:
+                if link.is_forgotten:
+                    raise _TookTooLong
                 return self._run(link, ask, limit_s, repeatable)
             except _TookTooLong:
                 link.drop()
@@ -184,8 +199,9 @@ class Admin:
         params = {"application_name": "pgstmtpool admin", **self._params, "client_encoding": "UTF8"}
         connection = psycopg2.connect(host=host, port=port, dbname=database, async_=1, **params)
         try:
-            _wait(connection, deadline)
-            _execute(connection, "set search_path = pg_catalog, pg_temp", None, max(0.1, deadline - time.monotonic()))
+            _wait(link, connection, deadline)
+            left_s = max(0.1, deadline - time.monotonic())
+            _execute(link, connection, "set search_path = pg_catalog, pg_temp", None, left_s)
         except BaseException:
             connection.close()
             raise
@@ -203,8 +219,9 @@ class Admin:
                     self._threads.spawn(_drop, link)
 
     def forget(self, address: Address) -> None:
-        """Close what is open to a server, for one that is removed or failed over."""
+        """Close what is open to a server, for one that is removed or failed over, and have nobody wait for it."""
         for key in [key for key in self._links if key[0] == address]:
+            self._links[key].is_forgotten = True
             self._threads.spawn(_drop, self._links.pop(key))
 
     def leave(self, database: str) -> None:
@@ -235,9 +252,9 @@ class _Statement(NamedTuple):
 
     def __call__(self, link: _Link, limit_s: float) -> list[tuple[Any, ...]]:
         if link.limit_s != limit_s:
-            _execute(link.connection, f"set statement_timeout = {int(limit_s * 1000)}", None, limit_s)
+            _execute(link, link.connection, f"set statement_timeout = {int(limit_s * 1000)}", None, limit_s)
             link.limit_s = limit_s
-        return _execute(link.connection, self.sql, self.args, limit_s + GRACE_S)
+        return _execute(link, link.connection, self.sql, self.args, limit_s + GRACE_S)
 
 
 def _is_direct(link: _Link, limit_s: float) -> bool:
@@ -260,16 +277,16 @@ def _local_port(fileno: int) -> int | None:
     return None
 
 
-def _execute(connection: Any, sql: str, args: Any, limit_s: float) -> list[tuple[Any, ...]]:
+def _execute(link: _Link, connection: Any, sql: str, args: Any, limit_s: float) -> list[tuple[Any, ...]]:
     cursor = connection.cursor()
     cursor.execute(sql, args)
-    _wait(connection, time.monotonic() + limit_s)
+    _wait(link, connection, time.monotonic() + limit_s)
     rows = cursor.fetchall() if cursor.description else []
     cursor.close()
     return rows
 
 
-def _wait(connection: Any, deadline: float) -> None:
+def _wait(link: _Link, connection: Any, deadline: float) -> None:
     # An asynchronous connection in a thread, because only so can a deadline be kept against a server that is frozen.
     while True:
         state = connection.poll()
@@ -277,9 +294,12 @@ def _wait(connection: Any, deadline: float) -> None:
             return
         waiting = select.poll()
         waiting.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or not waiting.poll(left_s * 1000):
-            raise _TookTooLong
+        while True:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or link.is_forgotten:
+                raise _TookTooLong
+            if waiting.poll(min(left_s, _LOOK_S) * 1000):
+                break
 
 
 def _shown(address: Address) -> str:

@@ -78,41 +78,6 @@ class FileMode(int):
         return f"0o{int(self):03o}"
 
 
-class Address(NamedTuple):
-    """Where a server or we listen. A host beginning with '/' is a Unix socket's directory; '' is every interface."""
-
-    host: str
-    port: int
-
-    @property
-    def is_unix(self) -> bool:
-        return self.host.startswith("/")
-
-    @property
-    def unix_path(self) -> str:
-        """The socket's file, as PostgreSQL names it (runtime-config-connection.html#GUC-UNIX-SOCKET-DIRECTORIES)."""
-        return f"{self.host.removesuffix('/')}/.s.PGSQL.{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
-
-    def meets(self, other: Address) -> bool:
-        """Whether both name the same listener, as far as can be told without asking a name server."""
-        if self.port != other.port:
-            return False
-        return (
-            self.host == other.host
-            or (self.host == "" and other.is_loopback)
-            or (other.host == "" and self.is_loopback)
-            or {self.host, other.host} == {"localhost", "127.0.0.1"}
-        )
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host and not self.is_unix else self.host or "*"
-        return f"{host}:{self.port}"
-
-
 class Parameters(Mapping[str, str]):
     """Connection parameters, frozen, whose repr hides passwords."""
 
@@ -205,6 +170,19 @@ def file_name(given: object, text: bool) -> str:
     raise Wrong(Problem("", shown(given), "the name of a file, as 'trigger'"))
 
 
+def role_name(given: object, text: bool) -> str:
+    if isinstance(given, str) and given and "\0" not in given and len(given.encode("utf-8", "replace")) <= 63:
+        return given
+    raise Wrong(Problem("", shown(given), "the name of a role"))
+
+
+def log_place(given: object, text: bool) -> str:
+    """'stderr', 'syslog', 'syslog:/path of a socket', or the whole path of a file."""
+    if isinstance(given, str) and given.isprintable() and re.fullmatch(r"stderr|syslog|(syslog:)?/.+", given):
+        return given
+    raise Wrong(Problem("", shown(given), "'stderr', 'syslog', or the whole path of a file"))
+
+
 UNIX = "unix"  # in the place of a network: everybody on a Unix socket
 
 
@@ -225,6 +203,30 @@ def optional_file_name(given: object, text: bool) -> str:
     return "" if given == "" else file_name(given, text)
 
 
+TLS_VERSIONS = ("tlsv1.2", "tlsv1.3")
+_BOTH = ("secure", "default", "all")  # PgBouncer's words for more than one
+
+
+def tls_versions(given: object, text: bool) -> str:
+    """'tlsv1.2', 'tlsv1.3', or 'secure' for both, which may be named one by one, too; in any case, as PgBouncer's."""
+    words = given.split(",") if isinstance(given, str) else given
+    if isinstance(words, (list, tuple)) and words and all(isinstance(word, str) for word in words):
+        named = {word.strip().lower() for word in words}
+        if named.issubset({*TLS_VERSIONS, *_BOTH}):
+            return named.pop() if len(named) == 1 and named.issubset(TLS_VERSIONS) else _BOTH[0]
+    raise Wrong(Problem("", shown(given), "'tlsv1.2', 'tlsv1.3', or 'secure' for both"))
+
+
+def ciphers(given: object, text: bool) -> str:
+    """A list in OpenSSL's words; '' for OpenSSL's own, as are PgBouncer's words for it. In an INI file it may have
+    commas between the names, which OpenSSL takes like colons."""
+    if text and isinstance(given, (list, tuple)) and all(isinstance(word, str) for word in given):
+        given = ":".join(given)
+    if isinstance(given, str) and given.isprintable() and not set(given) & set("\"'"):
+        return "" if given.lower() in ("default", "secure", "fast", "normal") else given.strip()
+    raise Wrong(Problem("", shown(given), "ciphers in OpenSSL's words, as 'HIGH:!aNULL', or '' for its own"))
+
+
 def file_mode(given: object, text: bool) -> FileMode:
     value = given
     if text and isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{1,4}", value):
@@ -243,12 +245,12 @@ def list_of(check: Check) -> Check:
             entries = [given] if given else []
         if not isinstance(entries, (list, tuple)):
             raise Wrong(Problem("", shown(given), "a list"))
-        return _each(check, [(f"[{index}]", entry) for index, entry in enumerate(entries)], text)
+        return each_of(check, [(f"[{index}]", entry) for index, entry in enumerate(entries)], text)
 
     return check_all
 
 
-def _each(check: Check, entries: list[tuple[str, object]], text: bool) -> tuple[Any, ...]:
+def each_of(check: Check, entries: list[tuple[str, object]], text: bool) -> tuple[Any, ...]:
     values, problems = [], []
     for where, entry in entries:
         try:
@@ -258,100 +260,6 @@ def _each(check: Check, entries: list[tuple[str, object]], text: bool) -> tuple[
     if problems:
         raise Wrong(*problems)
     return tuple(values)
-
-
-def address(everywhere: bool = False) -> Check:
-    """(host, port), or the string 'host:port'. `everywhere` allows '' and '*', which listen on all interfaces.
-
-    returns  Address; an IPv6 host in its short form and without brackets, '*' as ''
-    """
-
-    def check(given: object, text: bool) -> Address:
-        host, port = _split(given)
-        if text and isinstance(port, str) and re.fullmatch(r"[0-9]{1,5}", port):
-            port = int(port)
-        problem = _host_problem(host, everywhere)
-        if problem is None and (not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535):
-            problem = "a port from 1 to 65535"
-        if problem is not None or not isinstance(host, str) or not isinstance(port, int):
-            raise Wrong(Problem("", shown(given), problem or ADDRESS))
-        found = Address(_normal_host(host), port)
-        if found.is_unix and len(found.unix_path.encode()) > 107:
-            raise Wrong(Problem("", shown(given), "a directory whose socket path has at most 107 bytes"))
-        return found
-
-    return check
-
-
-ADDRESS = "(host, port), as ('10.0.0.1', 5432)"
-
-
-def _split(given: object) -> tuple[object, object]:
-    """Host and port as they were given; the port of a string that has one is a number already."""
-    if isinstance(given, str) and ":" in given:
-        host, _, port = given.rpartition(":")
-        if ":" in host and "/" not in host and not host.startswith("["):
-            raise Wrong(Problem("", shown(given), "brackets around an IPv6 address, as '[::1]:5432'"))
-        return host, int(port) if re.fullmatch(r"[0-9]{1,5}", port) else port
-    if isinstance(given, (list, tuple)) and len(given) == 2:
-        return given[0], given[1]
-    raise Wrong(Problem("", shown(given), ADDRESS))
-
-
-def _bare(host: str) -> str:
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
-
-
-def _host_problem(host: object, everywhere: bool) -> str | None:
-    """What is wanted instead of this host, or None."""
-    if not isinstance(host, str):
-        return ADDRESS
-    if host in ("", "*"):
-        return None if everywhere else "the host of a server ('' and '*' are for listen only)"
-    if host.startswith("/"):
-        return None if host.isprintable() else "the directory of a Unix socket"
-    bare = _bare(host)
-    if ":" in bare or host != bare or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", bare):
-        try:
-            ipaddress.ip_address(bare)
-        except ValueError:
-            return "a valid IP address"
-        return None
-    if not re.fullmatch(r"[\w.-]+", bare):
-        return "a host name, an IP address, or the directory of a Unix socket"
-    return None
-
-
-def _normal_host(host: str) -> str:
-    bare = _bare(host)
-    if bare == "*":
-        return ""
-    if bare.startswith("/"):
-        return bare.rstrip("/") or "/"
-    return str(ipaddress.ip_address(bare)) if ":" in bare else bare.lower()
-
-
-def addresses(everywhere: bool = False) -> Check:
-    """One address, or a list of them; returns a tuple of Address. A list of a host and a port is one address."""
-    one = address(everywhere)
-
-    def check(given: object, text: bool) -> tuple[Any, ...]:
-        if isinstance(given, str) and given == "" and not everywhere:
-            return ()
-        if isinstance(given, (list, tuple)) and not _is_pair(given):
-            if not given and everywhere:
-                raise Wrong(Problem("", shown(given), ADDRESS))
-            return _each(one, [(f"[{index}]", entry) for index, entry in enumerate(given)], text)
-        return (one(given, text),)
-
-    return check
-
-
-def _is_pair(given: list[object] | tuple[object, ...]) -> bool:
-    """Whether ('host', 5432) is meant rather than ['host:5432', 'host:5433']."""
-    if len(given) != 2 or not isinstance(given[0], str) or isinstance(given[1], (list, tuple)):
-        return False
-    return not (isinstance(given[1], str) and ":" in given[1])
 
 
 def parameters(*, need_user: bool = False, startup_only: bool = False) -> Check:
@@ -426,4 +334,4 @@ def sub_sections(check: Check, given: object, text: bool, wanted: str) -> tuple[
         entries = [(f"[{index}]", entry) for index, entry in enumerate(given)]
     else:
         raise Wrong(Problem("", f"of type {type(given).__name__}", wanted))
-    return _each(check, entries, text)
+    return each_of(check, entries, text)

@@ -141,8 +141,8 @@ class Directory:
         self._admin = admin
         self._primary = primary
         self._access_ttl_s = access_ttl_s
-        self._refresh_s = refresh_s
-        self._sslmode = sslmode
+        self.refresh_s = refresh_s
+        self.sslmode = sslmode
         self._known: Known | None = None
         self._known_at = 0.0
         self._tried_for: str | None = None
@@ -153,6 +153,11 @@ class Directory:
         self._failure: PoolError | None = None  # of the last look-up, which others need not repeat at once
         self._failed_at = 0.0
         self._asking: dict[tuple[str, str], AsyncResult] = {}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the primary has told its rules once."""
+        return self._known is not None
 
     def __repr__(self) -> str:
         rules = len(self._known.rules.rules) if self._known else "no"
@@ -176,7 +181,7 @@ class Directory:
         return self._known
 
     def _is_current(self, loaded: str | None) -> bool:
-        if self._known is None or time.monotonic() - self._known_at > self._refresh_s:
+        if self._known is None or time.monotonic() - self._known_at > self.refresh_s:
             return False
         return not loaded or loaded in (self._known.loaded, self._tried_for)
 
@@ -225,7 +230,7 @@ class Directory:
         nonce = hashlib.sha256(encode(f"mock {found['system']} {found['salt']}")).digest()
         return Known(
             Rules(rules, version, servers), maps, own, found["password_encryption"], nonce, found["loaded"], is_direct,
-            own is not None and found["ssl"] and self._sslmode not in ("disable", "allow"),
+            own is not None and found["ssl"] and self.sslmode not in ("disable", "allow"),
         )  # fmt: skip
 
     def _were_edited(self, address: Address, files: list[str], version: int) -> bool:
@@ -284,6 +289,11 @@ class Directory:
                 raise outcome
             if outcome is not None:
                 return outcome
+
+    def last_access(self, user: str, database: str) -> Access | None:
+        """What the primary said last of this role and this database, without asking it."""
+        kept = self._access.get((user, database))
+        return kept[0] if kept is not None else None
 
     def outdate(self) -> None:
         """A role or a database may have been changed just now: the next login asks for it again."""

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_REQUESTS = {messages.SSL_CODE: "SSL request", messages.GSSENC_CODE: "GSSAPI encryption request"}  # the server's words
+_MUST_ENCRYPT = ("require", "verify-ca", "verify-full")
+
 
 class Caller:
     """The other end of a connection that has just been accepted.
@@ -35,11 +38,13 @@ class Caller:
     stream      another one once it is encrypted
     host, port  numeric address, the one that a proxy has told if one has; None on a Unix socket
     uid         of the process at the other end of a Unix socket, else None
+    asked       its startup packet, when that has come
     """
 
     def __init__(self, stream: net.Stream) -> None:
         self.stream = stream
         self.host, self.port, self.uid = net.peer_address(stream)
+        self.asked: messages.Startup | None = None
 
     def stands_for(self, origin: proxy.Origin) -> None:
         """Have it be whom a proxy speaks for."""
@@ -50,6 +55,12 @@ class Caller:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}" if self.host is not None else f"unix uid {self.uid}"
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What a line of the log about it says beside its message, where lines have fields."""
+        who = {"user": self.asked.user, "database": self.asked.database} if self.asked is not None else {}
+        return {"client": str(self), **who}
 
     def __repr__(self) -> str:
         return f"<Caller {self}{' TLS' if self.stream.is_encrypted else ''}>"
@@ -63,10 +74,14 @@ class Door:
 
     def __init__(self, settings: Settings, identity: Watched[Identity] | None) -> None:
         self._settings = settings
-        self._identity = identity
-        self._proxies = [ipaddress.ip_network(each) for each in settings.proxy_networks if each != checks.UNIX]
-        self._proxies_on_unix = checks.UNIX in settings.proxy_networks
-        self._must_encrypt = settings.client_tls_sslmode in ("require", "verify-ca", "verify-full")
+        self.identity = identity
+        self.settings_changed()
+
+    def settings_changed(self) -> None:
+        """What is made of the settings, at the start and after a reload."""
+        networks = self._settings.proxy_networks
+        self._proxies = [ipaddress.ip_network(each) for each in networks if each != checks.UNIX]
+        self._proxies_on_unix = checks.UNIX in networks
 
     def receive(self, caller: Caller) -> messages.Startup | messages.Cancel:
         """The startup packet or CancelRequest of a connection, within auth_timeout.
@@ -79,7 +94,7 @@ class Door:
         late = LoginTimeout("canceling authentication due to timeout")
         with gevent.Timeout(self._settings.auth_timeout, late):
             first = self._first_packet(caller)
-        if self._must_encrypt and isinstance(first, messages.Startup):
+        if self._settings.client_tls_sslmode in _MUST_ENCRYPT and isinstance(first, messages.Startup):
             self._refuse_plain(caller)
         return first
 
@@ -109,7 +124,11 @@ class Door:
             asked.add(first)
             if caller.stream.has_rest:
                 # What came unencrypted behind the request could pass for encrypted (CVE-2021-23214).
-                raise ProtocolViolation("received unencrypted data after an encryption request")
+                raise ProtocolViolation(
+                    f"received unencrypted data after {_REQUESTS[first]}",
+                    detail="This could be either a client-software bug or evidence of an attempted man-in-the-middle "
+                    "attack.",
+                )
             if first == messages.SSL_CODE and self._offered(caller) is not None:
                 caller.stream.write(b"S")
                 self._encrypt(caller)
@@ -146,7 +165,7 @@ class Door:
 
     def _offered(self, caller: Caller) -> Identity | None:
         # On a Unix socket there is no TLS, as in PostgreSQL.
-        return self._identity.made if self._identity is not None and caller.host is not None else None
+        return self.identity.made if self.identity is not None and caller.host is not None else None
 
     def _encrypt(self, caller: Caller, is_direct: bool = False) -> None:
         identity = self._offered(caller)

@@ -16,13 +16,18 @@ class PoolError(Exception):
     message   lower case, no full stop, nothing secret
     detail    a sentence, or None
     hint      a sentence that says what to do, or None
+    routine   of PostgreSQL's sources, where drivers know an error by it (field R)
     """
 
     sqlstate = "XX000"
     severity = "ERROR"
+    routine = ""
 
-    def __init_subclass__(cls, sqlstate: str | None = None, severity: str | None = None, **rest: object) -> None:
+    def __init_subclass__(
+        cls, sqlstate: str | None = None, severity: str | None = None, routine: str = "", **rest: object
+    ) -> None:
         super().__init_subclass__(**rest)
+        cls.routine = routine
         if sqlstate is not None:
             cls.sqlstate = sqlstate
         if severity is not None:
@@ -98,7 +103,7 @@ class ConnectDenied(PoolError, sqlstate="42501", severity="FATAL"):
 
 
 class TooManyFrontends(PoolError, sqlstate="53300", severity="FATAL"):
-    """max_client_conn, or a connection limit of the role or the database, is reached."""
+    """max_client_conn or another limit of the pool, or a connection limit of the role or the database, is reached."""
 
 
 class LoginTimeout(PoolError, sqlstate="08006", severity="FATAL"):
@@ -115,6 +120,14 @@ class BackendLost(PoolError, sqlstate="57P01", severity="FATAL"):
 
 class IdleTooLong(PoolError, sqlstate="57P05", severity="FATAL"):
     """A frontend was idle for longer than active_cnn_timeout."""
+
+
+class IdleInTransactionTooLong(PoolError, sqlstate="25P03", severity="FATAL"):
+    """A frontend had a transaction open and was idle for longer than idle_in_transaction_timeout."""
+
+
+class KilledByAdministrator(PoolError, sqlstate="57P01", severity="FATAL"):
+    """A frontend was disconnected from the pseudo database."""
 
 
 class ServerRefused(PoolError, severity="FATAL"):
@@ -160,6 +173,13 @@ class InFailedTransaction(PoolError, sqlstate="25P02"):
     """The transaction's backend is gone; only COMMIT or ROLLBACK end the virtual failed transaction."""
 
 
+class ResultChanged(PoolError, sqlstate="0A000", routine="RevalidateCachedQuery"):
+    """A prepared statement is not what its frontend was told it is: the catalog was changed.
+
+    asyncpg and pgjdbc prepare it again by themselves, if it comes from this routine.
+    """
+
+
 class NoWorkerInTime(PoolError, sqlstate="53300"):
     """Every worker for this group stayed busy, or none could be started, for longer than query_wait_timeout."""
 
@@ -178,3 +198,58 @@ class StatementRefused(PoolError):
     def __init__(self, message: str, *, sqlstate: str, detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, detail=detail, hint=hint)
         self.sqlstate = sqlstate
+
+
+# --- the pseudo database: ERROR, and the frontend stays --------------------------------------------------------------
+
+
+class CommandInvalid(PoolError, sqlstate="42601"):
+    """Not a command of the pseudo database, or one with arguments that it does not take."""
+
+
+class NoStatements(PoolError, sqlstate="0A000"):
+    """A statement of SQL, which the pseudo database does not run."""
+
+
+class PrivilegeMissing(PoolError, sqlstate="42501"):
+    """The user may not run this command, or none at all."""
+
+
+class UnknownObject(PoolError, sqlstate="42704"):
+    """There is no pool, worker, frontend, database or setting of that name or number."""
+
+
+class UnknownColumn(PoolError, sqlstate="42703"):
+    """A listing has no such column."""
+
+
+class ValueUnfit(PoolError, sqlstate="22023"):
+    """An argument that is read, but cannot be meant."""
+
+
+class ObjectExists(PoolError, sqlstate="42710"):
+    """There is a pool of that address already."""
+
+
+class CannotBeDone(PoolError, sqlstate="55000"):
+    """A command that the state of things does not allow."""
+
+
+class SettingsRefused(PoolError, sqlstate="F0000"):
+    """A conf file that was to be read again is wrong; nothing has changed."""
+
+
+class InTransactionBlock(PoolError, sqlstate="25001"):
+    """A command that changes something, which no ROLLBACK could undo."""
+
+
+class CommandFailed(PoolError, sqlstate="XX000"):
+    """A command met something that it should not have; the log says what."""
+
+
+class UnknownStatement(PoolError, sqlstate="26000"):
+    """A prepared statement of the pseudo database that is not there."""
+
+
+class UnknownPortal(PoolError, sqlstate="34000"):
+    """A portal of the pseudo database that is not there."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lib.checks import Problem, Wrong, choice, shown, sub_sections, whole
+
+if TYPE_CHECKING:
+    from lib.config import Settings
 
 STATEMENT, TRANSACTION, SESSION = "statement", "transaction", "session"
 READ_ONLY_SUFFIX = "@ro"
@@ -115,9 +118,17 @@ def _conditions(given: object, text: bool) -> tuple[Condition, ...]:
 # --- looking up ------------------------------------------------------------------------------------------------------
 
 
-def mode_of(default: str, rules: Iterable[PoolMode], user: str, database: str) -> PoolMode:
-    """The rule for a user and a database: the first that matches, else the default for all."""
-    return next((rule for rule in rules if rule.matches(user, database)), PoolMode(default))
+class Mode(NamedTuple):
+    """How frontends of a user and database are pooled."""
+
+    pool_mode: str
+    max_workers: int
+
+
+def mode_of(settings: Settings, user: str, database: str) -> Mode:
+    """By the first rule that matches, and by what holds for all where there is none, or it does not say."""
+    rule = next((rule for rule in settings.pool_modes if rule.matches(user, database)), PoolMode(settings.pool_mode))
+    return Mode(rule.pool_mode, settings.max_workers if rule.max_workers is None else rule.max_workers)
 
 
 def without_suffix(name: str) -> tuple[str, bool]:

@@ -8,50 +8,66 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from math import inf
 
 import gevent
 from gevent.event import Event
 
-from lib import __version__, net, tlsfiles
-from lib.admin import Admin
+from lib import __version__, manager, tlsfiles
+from lib.admin import Address, Admin
 from lib.arrival import Arrivals
 from lib.auth.credential import Secrets
 from lib.backend import dialogue
-from lib.backend.cluster import Cluster, Login
+from lib.backend.cluster import Cluster
+from lib.backend.groups import Login
 from lib.backend.lease import Lease
 from lib.backend.worker import Worker
+from lib.changes import Changes, as_admin, raise_file_limit
 from lib.config import Settings
+from lib.console.house import House
+from lib.console.pgbouncer import keep_averages
 from lib.directory import Directory
-from lib.errors import PoolError, ShuttingDown
+from lib.errors import ConfigError, PoolError, ShuttingDown
+from lib.ha.executor import Guardian
+from lib.ha.statefile import StateFileUnusable
+from lib.keeper import Keeper
+from lib.listeners import Listeners
 from lib.login import responder
+from lib.logs import Logs
+from lib.monitor.status import Observer
+from lib.monitor.web import Web
+from lib.reload import Reload
+from lib.wire import messages
 
 log = logging.getLogger("pgstmtpool")
 
 _SWEEP_S = 0.25  # how often limits are kept while nothing waits
 _CROWDED_SWEEP_S = 0.01  # and while something does
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DEFAULTS_SQL = "select setdatabase, setrole, setconfig::text from pg_catalog.pg_db_role_setting order by 1, 2"
 _OBSERVED_S = 2.0  # how long a server may take to say how far it is
 _LAST_WORDS_S = 0.5  # for cancel requests and goodbyes when time is up
+_DDL_PAUSE_S = 0.1  # between two looks at what DDL has changed
 
 
 class Process:
     """The pool, from its listening sockets to its servers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, logs: Logs) -> None:
         self.settings = settings
+        self.logs = logs
         self.identity = tlsfiles.for_frontends(settings)
         self.approach = tlsfiles.for_servers(settings)
-        as_admin = {**tlsfiles.for_libpq(settings), **settings.admin_cnn}
-        self.admin = Admin(as_admin)
+        login = as_admin(settings)
+        self.admin = Admin(login)
         self.secrets = Secrets(settings.conn_params)
         # A server that is frozen when it is asked how far it is keeps no login waiting.
         observer = Admin(
-            as_admin, connect_timeout_s=_OBSERVED_S, statement_timeout_s=_OBSERVED_S,
+            login, connect_timeout_s=_OBSERVED_S, statement_timeout_s=_OBSERVED_S,
             threads=1 + len(settings.slaver),
         )  # fmt: skip
         self.cluster = Cluster(settings, self._answer_for, self.admin.query, observer.query, self.approach)
@@ -59,18 +75,48 @@ class Process:
             self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval,
             sslmode=settings.server_tls_sslmode,
         )
-        self.cluster.on_ddl = self.directory.outdate
+        self._roles_changed = Event()  # perhaps: DDL was run
+        self.cluster.on_ddl = self._ddl_was_run
         self.cluster.on_leave = self._leave
-        self._observer = observer
+        self.cluster.on_switch = self._switched
+        self.observer = observer
+        self.ha = Guardian(settings, self.cluster, login)
         self.arrivals = Arrivals(settings, self.cluster, self.directory, self.secrets, self.identity)
-        self._fingerprints: dict[str, str] = {}
+        self.listeners = Listeners(settings, self.arrivals.handle)
+        self.web = Web(settings, Observer(self.cluster, self.arrivals, self.ha))
+        self._fingerprints: dict[str, str | None] = {}
         self._defaults: list[tuple] | None = None
         self._stop = Event()
         self._patience_s = 0.0
+        self._waits_for_clients = False
+        self._reloaded = Event()
+        self._tls_watch: gevent.Greenlet | None = None
+        self.reload = Reload(settings)
+        Changes(self, self._reloaded.set)
+        self.house = House(self.cluster, self.arrivals, self.admin, self.stop, self.reload)
+        self.house.ha = self.ha
+        self.arrivals.house = self.house
+
+    def use_tls(
+        self, identity: tlsfiles.Watched[tlsfiles.Identity] | None, approach: tlsfiles.Watched[tlsfiles.Approach]
+    ) -> None:
+        """For connections from now on: what frontends are shown, and how servers are connected to."""
+        self.identity, self.approach = identity, approach
+        self.arrivals.door.identity = identity
+        self.cluster.tls = approach
+        if self._tls_watch is not None:
+            self._tls_watch.kill()
+        self._tls_watch = gevent.spawn(tlsfiles.watch, identity, approach)
 
     def _leave(self, database: str) -> None:
         self.admin.leave(database)
-        self._observer.leave(database)
+        self.observer.leave(database)
+
+    def _switched(self, address: Address) -> None:
+        """The primary was replaced that was at `address`."""
+        self.admin.forget(address)
+        self.observer.forget(address)
+        self.directory.expire()
 
     def _answer_for(self, login: Login) -> dialogue.Answer:
         return responder(login.user, self.secrets.of(login.user, login.database))
@@ -78,25 +124,40 @@ class Process:
     def run(self) -> int:
         """Serve until told to stop; the exit code."""
         try:
-            listeners = self._listen()
+            self.ha.begin()
+            self.listeners.open()
+            self.web.open()
+        except StateFileUnusable as error:
+            log.error("cannot tell who is the primary: %s", error)
+            return 1
         except OSError as error:
             log.error("cannot listen: %s", error)
+            self.listeners.close()
             return 1
         for number in (signal.SIGTERM, signal.SIGINT):
             gevent.signal_handler(number, self._told_to_stop)
+        gevent.signal_handler(signal.SIGUSR1, self.logs.reopen)
+        gevent.signal_handler(signal.SIGHUP, gevent.spawn, self._told_to_reload)
         log.info("pgstmtpool %s (pid %d) is ready", __version__, os.getpid())
+        manager.tell("READY=1")
         sweep = gevent.spawn(self._sweep)
-        loops = [self._look_at_primary, self._census, self._look_for_ddl, self.cluster.replay.watch]
-        if self.settings.active_cnn_timeout:
-            loops.append(self._end_the_idle)
+        keeper = Keeper(self.settings, self.arrivals)
+        loops = [
+            self._look_at_primary, self._census, self._look_at_rights, self._look_for_ddl, self._end_the_idle,
+            self._sum_up, keeper.run, self.cluster.replay.watch, manager.say_alive, self.ha.run,
+            partial(keep_averages, self.house),
+        ]  # fmt: skip
         threads = [gevent.spawn(loop) for loop in loops]
-        threads.append(gevent.spawn(tlsfiles.watch, self.identity, self.approach))
+        self.use_tls(self.identity, self.approach)
         self._stop.wait()
         log.info("stopping: %d frontends", len(self.arrivals.frontends))
-        for listener in listeners:
-            listener.close()
-        gevent.killall(threads)
+        manager.tell("STOPPING=1")
+        self.listeners.close()
+        while self._waits_for_clients and self._patience_s and self.arrivals.clients:
+            gevent.sleep(_SWEEP_S)
+        gevent.killall([*threads, self._tls_watch])
         self._shut_down(sweep)
+        self.web.close()
         log.info("stopped")
         return 0
 
@@ -105,19 +166,41 @@ class Process:
         self._patience_s = 0.0 if self._stop.is_set() else self.settings.shutdown_timeout
         self._stop.set()
 
-    def _listen(self) -> list[net.Listener]:
-        sockets = []
+    def stop(self, how: str = "") -> None:
+        """Told to stop in the pseudo database: as by a signal, or when no statement runs any more ("wait_for_servers"),
+        however long that takes, or when all clients have left by themselves ("wait_for_clients")."""
+        self._told_to_stop()
+        if how and self._patience_s:
+            self._patience_s = inf
+            self._waits_for_clients = how == "wait_for_clients"
+
+    def _told_to_reload(self) -> None:
+        self.logs.reopen()
+        manager.tell(manager.reloading())
         try:
-            for address in self.settings.listen:
-                sockets += net.listen(address, self.settings.unix_socket_mode)
-                log.info("listening on %s", net.show_address(address))
-        except OSError as error:
-            for sock in sockets:
-                net.stop_listening(sock)
-            raise OSError(error.errno, f"{net.show_address(address)}: {error.strerror}") from None
-        return [net.Listener(sock, self.arrivals.handle) for sock in sockets]
+            self._reload_file()
+        finally:
+            manager.tell("READY=1")
+
+    def _reload_file(self) -> None:
+        try:
+            outcome = self.reload.reload()
+        except ConfigError as error:
+            for complaint in error.complaints:
+                log.error("the conf file was not reloaded: %s", complaint)
+            return
+        log.info("the conf file was reloaded: %s", outcome)
+        for warning in outcome.warnings:
+            log.warning("%s", warning)
 
     # --- green threads that look after things ------------------------------------------------------------------------
+
+    def _pause(self, interval_s: Callable[[], float]) -> None:
+        """Until as much has passed as the settings say, also when a reload has them say less meanwhile."""
+        began = time.monotonic()
+        while (left_s := began + interval_s() - time.monotonic()) > 0:
+            if self._reloaded.wait(left_s):
+                self._reloaded.clear()
 
     def _look_at_primary(self) -> None:
         """Say at the start whether the primary can be used, and go on trying until it can."""
@@ -148,7 +231,7 @@ class Process:
         """A changed or dropped role loses its workers, and what the pool knew to log in with; and all workers are
         replaced when the defaults have changed that they were given at login."""
         while True:
-            gevent.sleep(self.settings.hba_interval)
+            self._pause(lambda: self.settings.hba_interval)
             users = {user for pool in self.cluster.pools for user, _ in pool.users_and_databases()}
             try:
                 found = self.directory.fingerprints(users)
@@ -156,27 +239,48 @@ class Process:
             except PoolError as error:
                 log.debug("roles could not be looked at: %s", error)
                 continue
-            for user, was in self._fingerprints.items():
-                if user in users and found.get(user) != was:
+            for user in users:
+                # One that came and was dropped between two looks has never been seen, and is gone all the same.
+                if found.get(user) != self._fingerprints.get(user, found.get(user, "")):
                     log.info("a role was changed or dropped: its workers are retired")
                     self.secrets.forget(user)
                     self.cluster.retire_workers(user)
-            self._fingerprints = found
+            self._fingerprints = {user: found.get(user) for user in users}
             if self._defaults is not None and defaults != self._defaults:
                 log.info("ALTER ROLE or ALTER DATABASE has changed settings: all workers are replaced")
                 self.cluster.retire_workers()
             self._defaults = defaults
 
+    def _ddl_was_run(self) -> None:
+        self.directory.outdate()
+        self._roles_changed.set()
+
+    def _look_at_rights(self) -> None:
+        """Rights in the pseudo database that are taken away do not count any more; at once, where that was done through
+        the pool."""
+        while True:
+            self._roles_changed.wait(self.settings.hba_interval)
+            gevent.sleep(_DDL_PAUSE_S)
+            self._roles_changed.clear()
+            self.arrivals.look_at_rights()
+
     def _look_for_ddl(self) -> None:
         while True:
-            gevent.sleep(self.settings.catalog_interval)
+            self._pause(lambda: self.settings.catalog_interval)
             self.cluster.look_for_ddl()
+
+    def _sum_up(self) -> None:
+        while True:
+            gevent.sleep(1.0)
+            self.logs.sum_up()
 
     def _end_the_idle(self) -> None:
         """Keep active_cnn_timeout, for all frontends in one look."""
         while True:
-            gevent.sleep(min(1.0, self.settings.active_cnn_timeout / 10))
-            self.arrivals.look(time.monotonic())
+            limit_s = self.settings.active_cnn_timeout
+            gevent.sleep(min(1.0, limit_s / 10) if limit_s else 1.0)
+            if self.settings.active_cnn_timeout:
+                self.arrivals.look(time.monotonic())
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -184,6 +288,7 @@ class Process:
         """Statements in flight finish, for as long as shutdown_timeout, and meanwhile no limit of theirs is forgotten;
         no backend is left behind."""
         self.arrivals.stop()
+        self.cluster.pause.refuse(messages.error_response(ShuttingDown("the pool is shutting down")))
         began = time.monotonic()
         while self.arrivals.frontends and time.monotonic() - began < self._patience_s:
             gevent.sleep(0.01)
@@ -207,35 +312,26 @@ def _cancel(worker: Worker | Lease) -> None:
     dialogue.cancel(worker.roster.address, worker.key, _LAST_WORDS_S, lambda: True, worker.approach)
 
 
-def _raise_file_limit(wanted: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = hard if hard != resource.RLIM_INFINITY else max(soft, wanted)
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most < wanted:
-        log.warning("only %d files may be open (ulimit -n), which is too few for max_client_conn", most)
-
-
-class _OneLine(logging.Formatter):
-    """A message is one line whatever names are in it: a user called "x\\nERROR ..." writes no line of his own."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        printable = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in record.message)
-        record.message = "".join(printable)
-        return super().formatMessage(record)
-
-
 def run(settings: Settings) -> int:
     """Run the pool with these settings until SIGTERM or SIGINT; the exit code."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine(_LOG_FORMAT))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    try:
+        logs = Logs(settings)
+    except OSError as error:
+        print(f"pgstmtpool: log_to: {settings.log_to} cannot be opened: {error.strerror}", file=sys.stderr)
+        return 1
+    try:
+        return _run(settings, logs)
+    finally:
+        logs.end()
+
+
+def _run(settings: Settings, logs: Logs) -> int:
     for warning in settings.warnings:
         log.warning("%s", warning)
-    _raise_file_limit(settings.max_client_conn + 500)
+    raise_file_limit(settings)
     gc.freeze()  # what is there now stays; the collector need not look at it again
     try:
-        process = Process(settings)
+        process = Process(settings, logs)
     except tlsfiles.FilesUnusable as error:
         log.error("cannot use TLS: %s", error)
         return 1

@@ -19,14 +19,17 @@ from lib import modes
 from lib.backend.dialogue import Answer
 from lib.backend.lease import Lease, State
 from lib.errors import IdleTooLong, PoolError, ServerRefused, ServerUnreachable, ShuttingDown
+from lib.patience import Doing
 from lib.wire import messages
 
 if TYPE_CHECKING:
     from lib import net
-    from lib.backend.cluster import Cluster, Login
+    from lib.backend.cluster import Cluster
+    from lib.backend.groups import Login
     from lib.backend.leases import Leases
 
 _HIGH_WATER, _LOW_WATER = 262_144, 65_536  # bytes on the way to a backend that does not read
+_LOOK_S = 1.0  # how often it is seen whether one who waits is still there
 _READ_OUT_S = 10.0  # how long a frontend that was ended may take to read what it was told
 
 
@@ -38,6 +41,7 @@ class Placement:
         self._cluster = cluster
         self.login: Login = cluster.login(user, database, tuple(sorted(packet)))
         self._pool = cluster.primary
+        self._reads = False
 
     @property
     def leases(self) -> Leases:
@@ -45,10 +49,11 @@ class Placement:
 
     def choose_standby(self) -> None:
         """The next standby that is up, or the primary."""
+        self._reads = True
         self._pool = self._cluster.next_standby() or self._cluster.primary
 
     def needs_new(self) -> bool:
-        return self.leases.needs_new(self.login)
+        return not self._cluster.pause.holds(self.login.database) and self.leases.needs_new(self.login)
 
     def start(self, answer: Answer) -> Lease:
         return self.leases.start(self.login, answer)
@@ -63,6 +68,7 @@ class Placement:
         patience_s = settings.query_wait_timeout or float("inf")
         deadline = time.monotonic() + patience_s
         while True:
+            deadline += self._wait_for_resume(still_wanted)
             try:
                 lease = self.leases.take(self.login, deadline, still_wanted, started)
                 if lease.state is State.LENT:
@@ -74,13 +80,24 @@ class Placement:
                     raise
             started = None
             was_down = self._pool.is_down
-            if not self._pool.is_primary:
+            if self._reads:
                 self.choose_standby()
+            else:
+                self._pool = self._cluster.primary  # which may be another server by now
             if was_down:
                 continue  # there is another one, and that one is not tried again before it was probed
             gevent.sleep(settings.login_retry)
             if not still_wanted():
                 raise EOFError
+
+    def _wait_for_resume(self, still_wanted: Callable[[], bool]) -> float:
+        """For as long as the database is paused; how long that was."""
+        began, pause = time.monotonic(), self._cluster.pause
+        while pause.holds(self.login.database):
+            pause.wait(_LOOK_S)
+            if not still_wanted():
+                raise EOFError
+        return time.monotonic() - began
 
 
 def _is_full(error: PoolError) -> bool:
@@ -97,12 +114,13 @@ class SessionFrontend:
 
     key       (pid, secret) that it was told: the pid is the backend's own where that is not taken
     silence   since when it is idle, where that has a limit
+    asked     its startup packet, as it came
     is_gone   it was told to go
     """
 
     __slots__ = (
-        "__weakref__", "_is_stopping", "_wake", "cluster", "is_gone", "key", "lease", "login", "peer", "settings",
-        "silence", "stream",
+        "__weakref__", "_is_stopping", "_wake", "asked", "cluster", "is_gone", "key", "lease", "login", "peer",
+        "settings", "silence", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +134,7 @@ class SessionFrontend:
         self.key = key
         self.peer = peer
         self.silence: modes.Silence | None = None
+        self.asked: messages.Startup | None = None
         self.is_gone = False
         self._is_stopping = False
         self._wake: Event | None = None
@@ -126,6 +145,14 @@ class SessionFrontend:
         status = f" status={lease.course.status.decode()}" if lease is not None else ""
         gone = " gone" if self.is_gone else ""
         return f"<SessionFrontend {self.key[0]} {self.peer} {self.login.user}@{self.login.database}{status}{gone}>"
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What a line of the log about it says beside its message, where lines have fields."""
+        known = self.lease.log_fields if self.lease is not None else {}
+        return {**known, "frontend": self.key[0], "client": self.peer} | {
+            "user": self.login.user, "database": self.login.database,
+        }  # fmt: skip
 
     @property
     def greeting(self) -> bytes:
@@ -153,6 +180,8 @@ class SessionFrontend:
         if self.silence is not None:
             self.silence.heard = True
         course, stream = lease.course, lease.stream
+        if course.is_ready:
+            lease.sent_at = time.monotonic()
         passed = course.sent(data, lease.look)
         if passed:
             stream.write(passed)
@@ -177,6 +206,27 @@ class SessionFrontend:
     def cancel(self) -> None:
         if self.lease is not None:
             self.lease.cancel()
+
+    def doing(self) -> tuple[Doing, object]:
+        """What it does at this moment, and what tells that from the last time that it did so."""
+        lease = self.lease
+        if lease is None:
+            return Doing.IDLE, None
+        course = lease.course
+        if not course.is_ready:
+            return Doing.RUNNING, course.answers
+        return (Doing.IN_TRANSACTION if course.status != b"I" else Doing.IDLE), course.answers
+
+    def cancel_late(self, limit_s: float) -> None:
+        """Cancel what runs, and say why: the server will only say that somebody wanted it."""
+        if self.lease is not None:
+            if not self.lease.course.is_mid_message:
+                self.stream.write(messages.late_notice(limit_s))
+            self.cancel()
+
+    def watch_silence(self, silence: modes.Silence | None) -> None:
+        """Whether there is a limit to how long it may be idle has changed."""
+        self.silence = silence
 
     def look(self, now: float) -> None:
         """End it when it has been idle for longer than active_cnn_timeout."""

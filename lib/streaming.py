@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING
 from lib.backend.unit import CALL, EXTENDED, SIMPLE, Unit
 from lib.errors import ProtocolViolation
 from lib.route.combine import OPAQUE, STANDBY_HINT, combine
-from lib.route.verdict import Verdict
 from lib.wire import messages
 from lib.wire.framing import MAX_UNIT_BYTES, copy_data_run, frontend_header
+from lib.wire.prepared import Resolver, Watch
 from lib.wire.session import Script
-from lib.wire.units import Extended, text_of
+from lib.wire.units import text_of
 
 if TYPE_CHECKING:
     from lib.frontend import Frontend
 
 _HIGH_WATER, _LOW_WATER = 262_144, 65_536  # bytes on the way to a backend that does not read
-_PARSE, _QUERY, _CALL, _SYNC, _TERMINATE = b"PQFSX"
+_PARSE, _BIND, _QUERY, _CALL, _SYNC, _TERMINATE = b"PBQFSX"
 _RUNS = frozenset(b"PQF")
 _COPY_MESSAGES = frozenset(b"dcf")
 _EATEN = frozenset(b"SH")  # by a backend that waits for CopyData
 _EXTENDED = frozenset(b"PBDEC")
-KEPT = messages.message(b"P", b'\0"\0\0\0')  # stands for an unnamed statement that only its worker has; cannot be read
+_NAMING = frozenset(b"PBDC")
 _KINDS = {ord("Q"): SIMPLE, ord("F"): CALL}
 
 
@@ -39,9 +39,10 @@ class Streaming:
 
     unit         the unit whose messages go to a worker, or None
     discarding   the unit has failed: drop all up to its Sync, and answer that
+    is_active    what the frontend sends now belongs here
     """
 
-    __slots__ = ("_forwarding", "_frontend", "_left", "_reader", "discarding", "unit")
+    __slots__ = ("_forwarding", "_frontend", "_left", "_resolver", "discarding", "is_active", "unit")
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
@@ -49,15 +50,15 @@ class Streaming:
         self.discarding = False
         self._left = 0  # bytes of the message that passes now, still to come
         self._forwarding = False  # they go to the worker; otherwise they are dropped
-        self._reader = Extended()
+        self._resolver: Resolver | None = None
+        self.is_active = False
 
     def __repr__(self) -> str:
         return f"<Streaming {self.unit!r} left={self._left}{' discarding' if self.discarding else ''}>"
 
-    @property
-    def is_active(self) -> bool:
-        """Whether what the frontend sends now belongs here."""
-        return self.unit is not None or self._left > 0 or self.discarding
+    def _changed(self) -> None:
+        # Asked for with everything that arrives, so it is not worked out there.
+        self.is_active = self.unit is not None or self._left > 0 or self.discarding
 
     # --- beginning and end -------------------------------------------------------------------------------------------
 
@@ -68,16 +69,18 @@ class Streaming:
         if self.unit is not None:
             return  # the unit ahead turned out to be a COPY, and it is that which gets the message
         kind = _KINDS.get(data[position], EXTENDED)
-        verdict = self._verdict_ahead(data, position)
-        if kind == EXTENDED and frontend.unnamed is not None:
-            verdict = combine(verdict, frontend.router.verdict(text_of(frontend.unnamed)))
-        unit = Unit(frontend, b"", kind, verdict)
+        unit = Unit(frontend, b"", kind, OPAQUE)
         unit.script = Script()
         unit.open = True
-        has_its_own = data[position] == _PARSE and data[position + 5 : position + 6] == b"\0"
-        unit.wants_unnamed = kind == EXTENDED and not has_its_own
-        self._reader = Extended()
+        if kind == EXTENDED:
+            self._look_ahead(unit, data, position)
+            self._resolver = frontend.prepared.resolver()
+            unit.watch = Watch(self._resolver.described)
+        else:
+            unit.verdict = replace(OPAQUE, standby=data.startswith(STANDBY_HINT, position + 5))
+            self._resolver = None
         self.unit = unit
+        self._changed()
         frontend.submit(unit)
         frontend.wait_until(lambda: unit.worker is not None or self.unit is not unit)
         if self.unit is not unit and not self.discarding:
@@ -87,6 +90,7 @@ class Streaming:
     def resume(self, unit: Unit) -> None:
         """CopyInResponse: a unit that was gathered goes on with CopyData."""
         self.unit = unit
+        self._changed()
 
     def end(self, unit: Unit, to_sync: bool = False) -> None:
         """The unit was answered. What still comes of it is dropped: the rest of a message, or all up to its Sync."""
@@ -94,27 +98,30 @@ class Streaming:
             self.discarding = True
         if self.unit is unit:
             self.unit, self._forwarding = None, False
+        self._changed()
 
     def drop(self, data: bytes, position: int) -> None:
         """Drop the message at `position`, however much of it is there."""
         self._left, self._forwarding = frontend_header(data, position)[1] - position, False
+        self._changed()
 
-    def _verdict_ahead(self, data: bytes, position: int) -> Verdict:
-        # Of what is not all there only the server is known; of messages that are, all that route can say.
-        if data[position] != _PARSE:
-            return replace(OPAQUE, standby=data.startswith(STANDBY_HINT, position + 5))
-        verdict = None
+    def _look_ahead(self, unit: Unit, data: bytes, begin: int) -> None:
+        """Say of the unit what the messages say that are all there, and what must be on its worker for them."""
+        prepared = self._frontend.prepared
+        resolver = prepared.resolver()
+        position = begin
         while len(data) - position >= 5:
             tag, end = frontend_header(data, position)
             if end > len(data) or tag not in _EXTENDED:
                 break
-            if tag == _PARSE:
-                found = self._frontend.router.verdict(text_of(data[position:end]))
-                verdict = found if verdict is None else combine(verdict, found)
+            if tag in _NAMING:
+                resolver.take(data[position:end])
             position = end
-        if verdict is None:
-            return replace(OPAQUE, standby=data.startswith(STANDBY_HINT, data.find(b"\0", position + 5) + 1))
-        return verdict
+        unit.uses = resolver.uses
+        if resolver.texts or resolver.is_unsure:
+            unit.verdict = prepared.verdict(resolver.texts, resolver.is_unsure)
+        elif data[begin] == _PARSE:
+            unit.verdict = replace(OPAQUE, standby=data.startswith(STANDBY_HINT, data.find(b"\0", begin + 5) + 1))
 
     # --- message by message ------------------------------------------------------------------------------------------
 
@@ -124,12 +131,21 @@ class Streaming:
         returns  the position behind it; `position` itself when more bytes are needed; -1 for Terminate
         raises   ProtocolViolation (08P01)
         """
+        try:
+            return self._take(data, position)
+        finally:
+            self._changed()
+
+    def _take(self, data: bytes, position: int) -> int:
         if not self._left:
             unit = self.unit
             if unit is not None and unit.script is not None and unit.script.copying:
                 self._left, self._forwarding = copy_data_run(data, position) - position, True
-            if not self._left and not self._begin_message(data, position):
-                return position
+            if not self._left:
+                begun = self._begin_message(data, position)
+                if begun == position and not self._left:
+                    return position
+                position = begun
             if self._left < 0:
                 return -1
         part = data[position : position + self._left]
@@ -137,16 +153,17 @@ class Streaming:
         self._push(part)
         return position + len(part)
 
-    def _begin_message(self, data: bytes, position: int) -> bool:
-        """Look at the message that begins at `position`: `_left` is its size and `_forwarding` what happens to it.
+    def _begin_message(self, data: bytes, position: int) -> int:
+        """Look at the message that begins at `position`: `_left` is what is to come, `_forwarding` where that goes.
 
-        returns  False when more bytes are needed to tell
+        returns  the position behind what is dealt with; `position` itself, and nothing to come, when more bytes are
+                 needed to tell
         """
         if len(data) - position < 5:
-            return False
+            return position
         tag, end = frontend_header(data, position)
         if end - position <= MAX_UNIT_BYTES and end > len(data):
-            return False
+            return position
         self._left, self._forwarding = end - position, False
         if tag == _TERMINATE:
             self._left = -1
@@ -156,7 +173,10 @@ class Streaming:
                 self._frontend.stream.write(messages.READY[self._frontend.status])
         elif self.unit is not None:
             self._forwarding = self._note(self.unit, tag, data[position:end], end - position)
-        return True
+            if self._forwarding and self._resolver is not None and tag in _NAMING:
+                self._forwarding = False
+                return self._push_named(self.unit, self._resolver, data[position:end], position, end)
+        return position
 
     def _note(self, unit: Unit, tag: int, whole: bytes, size: int) -> bool:
         """Take one message of the unit into account; whether it goes to the worker."""
@@ -174,28 +194,59 @@ class Streaming:
                 # What came before it is under way, so there is no telling the one from the other any more.
                 self._frontend.end(refusal)
                 return False
-        reader = self._reader
-        unit.names, unit.parse_unnamed, unit.drops_unnamed = reader.names, reader.parse_unnamed, reader.drops_unnamed
-        script.sent(tag)
+        if tag not in _NAMING or unit.kind != EXTENDED:
+            script.sent(tag)
         if tag == _SYNC or (unit.kind != EXTENDED and tag != ord("d")):
             unit.open = False
         return True
 
     def _look(self, unit: Unit, tag: int, message: bytes, is_whole: bool) -> None:
-        # Add what one message of the unit does to its verdict, and to what is known of its statements.
-        router, reader = self._frontend.router, self._reader
+        # Add what one message of the unit does to its verdict. (What a Bind runs is found with its name.)
         if tag in _RUNS:
             text = text_of(message) if tag == _PARSE else message[5:-1]
             seen = is_whole and tag != _CALL
-            unit.verdict = combine(unit.verdict, router.verdict(text) if seen else OPAQUE)
-        if tag == _QUERY:
-            reader.drop_unnamed()
-        elif is_whole and tag in b"PBDC":
-            reader.read(message, 0, len(message))
-        elif tag == _PARSE:
-            # Too long to be kept for another worker: the frontend keeps this one, which knows what it is.
-            reader.names = True
-            reader.parse_unnamed = KEPT
+            unit.verdict = combine(unit.verdict, self._frontend.router.verdict(text) if seen else OPAQUE)
+        if tag == _QUERY and self._resolver is not None:
+            self._resolver.drop_unnamed()
+            self._resolver.runs.append(None)
+            self._frontend.prepared.take_over(unit, self._resolver)
+
+    def _push_named(self, unit: Unit, resolver: Resolver, message: bytes, position: int, end: int) -> int:
+        """Send a message that may name a statement, as backends get it, with what must go in front of it.
+
+        returns  the position behind what is dealt with; of a message that is cut the rest is forwarded as it comes
+        """
+        worker, script = unit.worker, unit.script
+        assert script is not None
+        if worker is None:
+            return position
+        size = end - position
+        is_whole = len(message) == size
+        texts, uses = len(resolver.texts), len(resolver.uses)
+        makes, first = len(resolver.makes), len(resolver.first)
+        if is_whole:
+            sent, dealt_with = resolver.take(message), size
+        elif message[0] == _BIND:
+            sent, dealt_with = resolver.take_cut(message, size)
+        else:
+            # A Parse that is too long to be kept for another worker: the frontend keeps this one.
+            resolver.keep_cut(message)
+            unit.keeps_names = True
+            sent, dealt_with = b"", 0
+        if message[0] != _PARSE:
+            for text in resolver.texts[texts:]:
+                unit.verdict = combine(unit.verdict, self._frontend.router.verdict(text))
+        lead = b""
+        if len(resolver.uses) > uses or len(resolver.makes) > makes or len(resolver.first) > first:
+            lead = worker.lead_in_stream(unit, resolver.uses[uses:], resolver.makes[makes:], resolver.first[first:])
+        self._frontend.prepared.take_over(unit, resolver)
+        script.sent(message[0])
+        worker.stream.write(lead + sent)
+        self._left = unit.cut = size - dealt_with
+        self._forwarding = self._left > 0
+        if worker.stream.pending > _HIGH_WATER:
+            worker.stream.wait_drained(_LOW_WATER)
+        return position + dealt_with
 
     def _push(self, part: bytes) -> None:
         unit = self.unit

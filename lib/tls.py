@@ -9,13 +9,12 @@ no `TlsStream` is ever half open. TLS 1.2 and newer; no compression, no renegoti
 from __future__ import annotations
 
 import logging
-import select
 import ssl
 from typing import TYPE_CHECKING
 
 import gevent
 
-from lib import net
+from lib import connecting, net
 from lib.auth import certificate
 from lib.errors import ServerUnreachable
 from lib.net import MORE_RECV_BYTES, RECV_BYTES, Stream
@@ -115,14 +114,6 @@ class TlsStream(Stream):
             super().write(self._outgoing.read())
         self.stop_reading()
 
-    def has_ended(self) -> bool:
-        """As Stream.has_ended; there may be a goodbye in front of the end that nobody has read."""
-        if self.is_closed:
-            return True
-        poll = select.poll()
-        poll.register(self.sock, select.POLLRDHUP)
-        return bool(poll.poll(0))
-
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
@@ -204,7 +195,7 @@ def connect(address: net.Address, timeout_s: float, approach: Approach | None = 
     must        a server that does without TLS will not do
     raises      ServerUnreachable, naming the address and the reason; HandshakeFailed
     """
-    stream = net.connect(address, timeout_s)
+    stream = connecting.connect(address, timeout_s)
     if approach is None or address[0].startswith("/"):
         return stream
     where = net.show_address(address)

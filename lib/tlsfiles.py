@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
+_TLS_1_2, _TLS_1_3, _ANY = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.MAXIMUM_SUPPORTED
+_VERSIONS = {"secure": (_TLS_1_2, _ANY), "tlsv1.2": (_TLS_1_2, _TLS_1_2), "tlsv1.3": (_TLS_1_3, _TLS_1_3)}
+_IN_LIBPQ = {"tlsv1.2": "TLSv1.2", "tlsv1.3": "TLSv1.3"}
 SYSTEM = "system"  # in the place of a file: the authorities that this machine trusts
 _LOOK_S = 1.0
 
@@ -130,17 +133,19 @@ def for_frontends(settings: Settings) -> Watched[Identity] | None:
     cert, key = settings.client_tls_cert_file, settings.client_tls_key_file
     if not cert or settings.client_tls_sslmode == "disable":
         return None
-    authorities, mode = settings.client_tls_ca_file, settings.client_tls_sslmode
-    return Watched("TLS from frontends", (cert, key, authorities), lambda: _identity(cert, key, authorities, mode))
+    files = (cert, key, settings.client_tls_ca_file, settings.client_tls_crl_file)
+    return Watched("TLS from frontends", files, lambda: _identity(settings))
 
 
-def _identity(cert: str, key: str, authorities: str, mode: str) -> Identity:
+def _identity(settings: Settings) -> Identity:
+    cert, authorities, mode = settings.client_tls_cert_file, settings.client_tls_ca_file, settings.client_tls_sslmode
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _restrict(context)
+    _restrict(context, "client", settings.client_tls_protocols, settings.client_tls_ciphers)
     context.num_tickets = 0
-    _load_own(context, cert, key)
+    _load_own(context, cert, settings.client_tls_key_file)
     if authorities:
-        _load_authorities(context, authorities)
+        _load(context, authorities)
+        _load_revoked(context, settings.client_tls_crl_file)
         # Without one of these modes it is up to the rule in pg_hba.conf whether there has to be a certificate.
         context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_OPTIONAL
     with open(cert, encoding="ascii", errors="replace") as file:  # what stands between certificates may be anything
@@ -158,15 +163,18 @@ def for_servers(settings: Settings) -> Watched[Approach]:
 
     raises   FilesUnusable
     """
+    authorities = settings.server_tls_ca_file
+    files = (
+        settings.server_tls_cert_file, settings.server_tls_key_file, settings.server_tls_crl_file,
+        authorities if authorities != SYSTEM else "",
+    )  # fmt: skip
+    return Watched("TLS to servers", files, lambda: _approach(settings))
+
+
+def _approach(settings: Settings) -> Approach:
     mode, authorities = settings.server_tls_sslmode, settings.server_tls_ca_file
-    cert, key = settings.server_tls_cert_file, settings.server_tls_key_file
-    files = (cert, key, authorities if authorities != SYSTEM else "")
-    return Watched("TLS to servers", files, lambda: _approach(mode, authorities, cert, key))
-
-
-def _approach(mode: str, authorities: str, cert: str, key: str) -> Approach:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _restrict(context)
+    _restrict(context, "server", settings.server_tls_protocols, settings.server_tls_ciphers)
     context.check_hostname = False  # lib.auth.certificate looks at that as libpq does
     # As libpq: who has authorities, and insists on TLS, wants the certificate checked.
     is_checked = mode.startswith("verify") or (mode == "require" and authorities)
@@ -174,26 +182,34 @@ def _approach(mode: str, authorities: str, cert: str, key: str) -> Approach:
     if authorities == SYSTEM:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     elif authorities:
-        _load_authorities(context, authorities)
-    if cert:
-        _load_own(context, cert, key)
+        _load(context, authorities)
+    _load_revoked(context, settings.server_tls_crl_file)
+    if settings.server_tls_cert_file:
+        _load_own(context, settings.server_tls_cert_file, settings.server_tls_key_file)
     return Approach(mode, context)
 
 
 def for_libpq(settings: Settings) -> dict[str, str]:
     """The same as connection parameters of libpq, for admin_cnn."""
-    files = {
+    given = {
         "sslrootcert": settings.server_tls_ca_file, "sslcert": settings.server_tls_cert_file,
-        "sslkey": settings.server_tls_key_file,
+        "sslkey": settings.server_tls_key_file, "sslcrl": settings.server_tls_crl_file,
     }  # fmt: skip
-    return {"sslmode": settings.server_tls_sslmode} | {name: value for name, value in files.items() if value}
+    if settings.server_tls_protocols in _IN_LIBPQ:
+        given["ssl_min_protocol_version"] = given["ssl_max_protocol_version"] = _IN_LIBPQ[settings.server_tls_protocols]
+    return {"sslmode": settings.server_tls_sslmode} | {name: value for name, value in given.items() if value}
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-def _restrict(context: ssl.SSLContext) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+def _restrict(context: ssl.SSLContext, side: str, protocols: str, ciphers: str) -> None:
+    context.minimum_version, context.maximum_version = _VERSIONS[protocols]
+    if ciphers:
+        try:
+            context.set_ciphers(ciphers)
+        except ssl.SSLError:
+            raise FilesUnusable(f"{side}_tls_ciphers is {ciphers!r}: OpenSSL knows none of these") from None
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.set_alpn_protocols([ALPN])
 
@@ -212,7 +228,15 @@ def _no_passphrase() -> bytes:
     return b""
 
 
-def _load_authorities(context: ssl.SSLContext, name: str) -> None:
+def _load_revoked(context: ssl.SSLContext, name: str) -> None:
+    """As PostgreSQL and libpq: with lists there must be one of each authority in the chain."""
+    if name:
+        _load(context, name)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
+
+
+def _load(context: ssl.SSLContext, name: str) -> None:
+    # Authorities, or lists of what they have revoked.
     try:
         context.load_verify_locations(name)
     except ssl.SSLError as error:

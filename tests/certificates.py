@@ -81,6 +81,18 @@ class Authority:
         )
         return pair
 
+    def revokes(self, *pairs: Pair) -> bytes:
+        """A list of revoked certificates (PEM) with these in it."""
+        now = datetime.datetime.now(datetime.UTC)
+        day = datetime.timedelta(days=1)
+        made = x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now - day)
+        made = made.next_update(now + day)
+        for pair in pairs:
+            number = x509.load_pem_x509_certificate(pair.cert.read_bytes()).serial_number
+            one = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now - day).build()
+            made = made.add_revoked_certificate(one)
+        return made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def _sign(
         self, subject: x509.Name, key: Any, hosts: list[str], *, is_authority: bool = False, expired: bool = False,
         hash_with: Any = None, pss: bool = False,

@@ -66,7 +66,7 @@ def try_it(pooler: Pooler) -> None:
             cursor.execute("/*s*/ select pg_is_in_recovery()")
             return bool(cursor.fetchone()[0])
 
-        wait_until(is_answered_by_a_standby, 20, "a standby to answer through the pooler")
+        wait_until(is_answered_by_a_standby, what="a standby to answer through the pooler")
     connection.close()
 
 
@@ -93,6 +93,8 @@ Try, in another terminal:
   on the primary:    {where} -c "{question}"
   on a standby:      {where} -c "/*s*/ {question}"
   a whole session:   {where}
+  the page:          http://127.0.0.1:{pooler.conf["http_listen"]}/
+  kill the primary:  kill -9 {cluster.primary.pid}
 
 (While a standby has no worker for you, the primary answers for it and one is started: ask twice.)
 
@@ -112,6 +114,9 @@ def serve(asked_to_stop: threading.Event) -> int:
         say("Starting the pooler ...")
         admin_cnn = {"user": "admin", "password": admin_password, "database": "postgres"}
         conf = {"listen": ("127.0.0.1", pooler_port()), "admin_cnn": admin_cnn}
+        conf["enable_ha"] = True
+        conf["pseudo_admin_users"] = [USER]
+        conf["http_listen"] = free_port()
         conf["read_your_writes_timeout"] = 5  # so that a standby is shown at work on a busy machine, too
         with Pooler(conf, cluster=cluster) as pooler:
             try_it(pooler)

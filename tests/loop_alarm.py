@@ -13,7 +13,8 @@ from typing import Self
 
 import gevent
 
-SURE_S = 0.04  # a longer gap needs no CPU time to be ours
+SHORT_S = 0.04  # a shorter gap is the machine's when a plain thread stood still for most of it, too
+SURE_S = 0.1  # a longer gap needs no CPU time to be ours; a shorter one may be a page that came from a busy disk
 TICK_S = 0.002
 SUSPECT_S = 0.008  # smaller gaps are not looked into
 
@@ -80,7 +81,7 @@ class LoopAlarm:
         # A short gap without CPU time is a machine that was not run; what blocks without computing lasts longer.
         unexplained_s = end - start - max(stalled_s, delay_s) if end - start > SURE_S else 0.0
         blamed_s = max(cpu_s, unexplained_s)
-        if end - start < SURE_S and stalled_s > (end - start) / 2:
+        if end - start < SHORT_S and stalled_s > (end - start) / 2:
             return  # the plain thread stood still for most of it, too, and CPU time runs on while the machine does
         if blamed_s * 1000 > self.worst_ms:
             self.worst_ms = blamed_s * 1000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil
 import psycopg2
 
-from tests.workplace import ServerFailed, free_port, tool_env, wait_until, workplace
+from tests.workplace import PATIENCE_S, ServerFailed, free_port, tool_env, wait_until, workplace
 
 if TYPE_CHECKING:
     from tests.servers import Cluster
@@ -65,6 +67,11 @@ class Pooler:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    def wait_said(self, text: str, times: int = 1, timeout_s: float = 2 * PATIENCE_S) -> None:
+        """Until the log has said so so often: lines are written by a thread of their own."""
+        what = f"the log to say {text!r}; it says:\n{self.log[-3000:]}"
+        wait_until(lambda: self.log.count(text) >= times, timeout_s, what)
+
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -80,7 +87,7 @@ class Pooler:
         self.conf_path.write_text(f"all = {{\n{rows}}}\n")
         self.conf_path.chmod(0o600)
 
-    def start(self, timeout_s: float = 15.0) -> Self:
+    def start(self, timeout_s: float = PATIENCE_S) -> Self:
         """Start it and wait till it listens.
 
         raises   ServerFailed, with its log, when it ended instead
@@ -107,7 +114,16 @@ class Pooler:
             return False
         return any(each.status == psutil.CONN_LISTEN and each.laddr.port == self.port for each in sockets)
 
-    def stop(self, timeout_s: float = 10.0) -> None:
+    def reload(self, timeout_s: float = PATIENCE_S, **conf: Any) -> str:
+        """Change settings in the conf file and send SIGHUP; returns the lines that the log has said since."""
+        self.conf = {**self.conf, **conf}
+        self.write_conf()
+        before = len(self.log)
+        os.kill(self.pid, signal.SIGHUP)
+        wait_until(lambda: "reloaded:" in self.log[before:], timeout_s, "the pooler to reload its conf file")
+        return self.log[before:]
+
+    def stop(self, timeout_s: float = PATIENCE_S) -> None:
         """SIGTERM; it must end by itself within timeout_s, with exit code 0. Nothing when it does not run."""
         if self._process is None or not self.is_running:
             return
@@ -147,4 +163,4 @@ class Pooler:
 
     def connect(self, **params: Any) -> psycopg2.extensions.connection:
         """A blocking psycopg2 connection through the pooler; params must say user, dbname and password."""
-        return psycopg2.connect(**{"host": self.host, "port": self.port, "connect_timeout": 10, **params})
+        return psycopg2.connect(**{"host": self.host, "port": self.port, "connect_timeout": 30, **params})

@@ -84,22 +84,35 @@ def _template(bin_path: Path, checksums: bool) -> Path:
 
 
 def _quoted(value: Any) -> str:
-    return "'" + str(value).replace("'", "''") + "'"
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def _is_in_state(pid: int, state: str) -> bool:
+def _is_in_state(pid: int, *states: str) -> bool:
     """Whether a process is in one of psutil's states, or gone altogether."""
     try:
-        return psutil.Process(pid).status() == state
+        return psutil.Process(pid).status() in states
     except psutil.NoSuchProcess:
         return True
+
+
+class _Adopted:
+    """A postmaster that is no child of ours, as much like a Popen as is needed of one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        return 0 if _is_in_state(self.pid, psutil.STATUS_ZOMBIE) else None
+
+    def wait(self) -> None:
+        wait_until(lambda: self.poll() is not None, 30, f"process {self.pid} to end")
 
 
 class Server:
     """One PostgreSQL: a data directory of its own, and the postmaster when it runs.
 
     name             for file names and as the application_name of a standby
-    version          see workplace.bin_dir: 16 (default) and 18 from the wheel, 15 from Debian, 13, 14 and 17 from npm
+    version          see workplace.bin_dir: 16 (default) and 18 from the wheel, 15 from Debian, 11 to 14, 17 from npm
     hba              lines of pg_hba.conf, after OWN_HBA; default: trust on the Unix socket, scram on TCP
     conf             settings of postgresql.conf, over OWN_CONF
     port             default: a free one
@@ -122,9 +135,10 @@ class Server:
         self.unix_dir = str(self.data)
         self.log_path = self.data.with_suffix(".log")
         self.log_path.touch()
+        self.conninfo = ""  # more of it for when it follows
         self._port_is_ours = port is None
         self.port = port or free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | _Adopted | None = None
         template = _template(self.bin, checksums)
         subprocess.run(["cp", "-a", "--reflink=auto", template, self.data], check=True)
         self._conf: dict[str, Any] = {**OWN_CONF, "max_connections": max_connections, **(conf or {})}
@@ -167,6 +181,12 @@ class Server:
     def follow(self, primary: Server, slot: str | None = None) -> None:
         """Make this (stopped) server a standby of primary."""
         conninfo = f"host={primary.host} port={primary.port} user={REPLICATOR} application_name={self.name}"
+        conninfo = f"{conninfo} {self.conninfo}".rstrip()
+        if int(str(self.version).removeprefix("debian")) < 12:
+            lines = ["standby_mode = 'on'", "recovery_target_timeline = 'latest'", "trigger_file = 'trigger'"]
+            lines += [f"primary_conninfo = '{conninfo}'", *([f"primary_slot_name = '{slot}'"] if slot else [])]
+            self.write("recovery.conf", "\n".join(lines) + "\n")
+            return
         self.configure(primary_conninfo=conninfo, **({"primary_slot_name": slot} if slot else {}))
         self.write("standby.signal", "")
 
@@ -225,6 +245,20 @@ class Server:
             return False
         return len(lines) > 7 and lines[7].startswith("ready")
 
+    def adopt(self, timeout_s: float = 60.0) -> None:
+        """Somebody else has restarted it, or is about to: wait until it is ready, and know its new process."""
+        before = self._process.pid if self._process is not None else 0
+
+        def is_new() -> bool:
+            try:
+                lines = (self.data / "postmaster.pid").read_text().splitlines()
+            except FileNotFoundError:
+                return False
+            return len(lines) > 7 and int(lines[0]) != before and lines[7].startswith("ready")
+
+        wait_until(is_new, timeout_s, f"{self.name} to be restarted; its log:\n{self.log[-2000:]}")
+        self._process = _Adopted(int((self.data / "postmaster.pid").read_text().splitlines()[0]))
+
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait till the postmaster says in its pid file that it takes connections (a standby: for reading)."""
         wait_until(self._says_ready, timeout_s, f"{self.name} to be ready")
@@ -250,7 +284,7 @@ class Server:
         loaded = "select pg_conf_load_time()"
         before = self.query(loaded)
         self._signal([self.pid], signal.SIGHUP)
-        wait_until(lambda: self.query(loaded) != before, 10, f"{self.name} to reload")
+        wait_until(lambda: self.query(loaded) != before, what=f"{self.name} to reload")
 
     def processes(self) -> list[int]:
         """Process ids of the postmaster and all its children."""
@@ -278,15 +312,15 @@ class Server:
         # Not before all are gone can the data directory be used again. A dead orphan may stay a zombie for ever: in
         # most containers it is nobody's job to reap it.
         for pid in pids:
-            wait_until(functools.partial(_is_in_state, pid, psutil.STATUS_ZOMBIE), 10, f"all of {self.name} to be gone")
+            wait_until(functools.partial(_is_in_state, pid, psutil.STATUS_ZOMBIE), what=f"{self.name} to be gone")
 
     def sigstop(self) -> None:
         """Freeze the postmaster and all its children; its sockets stay open and are silent."""
         self._signal([self.pid], signal.SIGSTOP)  # first, so that no child is born meanwhile
         for pid in self.processes():
             self._signal([pid], signal.SIGSTOP)
-            still = functools.partial(_is_in_state, pid, psutil.STATUS_STOPPED)
-            wait_until(still, 10, f"{self.name} to stand still")
+            still = functools.partial(_is_in_state, pid, psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+            wait_until(still, what=f"{self.name} to stand still")
 
     def sigcont(self) -> None:
         self._signal(self.processes(), signal.SIGCONT)
@@ -315,7 +349,7 @@ class Server:
 
     def connect(self, **params: Any) -> psycopg2.extensions.connection:
         """A blocking psycopg2 connection; default: superuser, Unix socket. Any libpq parameter can be given."""
-        own = {"host": self.unix_dir, "port": self.port, "user": SUPERUSER, "dbname": "postgres", "connect_timeout": 10}
+        own = {"host": self.unix_dir, "port": self.port, "user": SUPERUSER, "dbname": "postgres", "connect_timeout": 30}
         return psycopg2.connect(**{**own, **params})
 
     def query(self, sql: str, args: Any = None, **params: Any) -> list[tuple[Any, ...]]:

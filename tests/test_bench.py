@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import platform
 import re
 from pathlib import Path
 
 import pytest
 
-from bench import contenders, pgbench, plot, report, run, workloads
+from bench import contenders, pgbench, plot, report, run, uncounted, workloads
 from bench.client import Endpoint
 from bench.pgbench import CPU, Transaction
 from bench.report import Measurement, Results
 from bench.workloads import WORKLOADS, Figure, Target, Workload
+from tests.certificates import Pair
 from tests.servers import ServerFailed
 
 TITLES = {"pgbouncer": "PgBouncer", "pgstmtpool": "pgstmtpool"}
@@ -170,9 +172,18 @@ def test_every_target_of_the_project_is_a_figure_of_the_table() -> None:
         "simple-64 CPU": Target(most_ratio=0.75),
         "simple-256 tps": Target(least_ratio=1.6),
         "extended-64 tps": Target(least_ratio=1.4),
+        "tls-64 tps": Target(least_ratio=1.2),
         "mixed tps": Target(least_ratio=1.5),
         "mixed p99": Target(most_ratio=1.0),
         "locks p99": Target(most_ratio=1.2),
+        "prepared-64 tps": Target(least_ratio=1.6, base="pgbouncer-prepared"),
+        "settings-64 loss": Target(most=5),
+        "settings-64 loss beside others": Target(most=5),
+        "counting tps": Target(least_ratio=0.97, base="uncounted"),
+        "counting CPU": Target(most_ratio=1.03, base="uncounted"),
+        "listing fe list, slowest": Target(most=50),
+        "listing loss": Target(most=3),
+        "listing more CPU": Target(most=3),
         "sleep tps": Target(least_ratio=0.8),
         "tpcb-32 tps": Target(least_ratio=0.9),
         "shapes tps": Target(least_ratio=0.9),
@@ -186,8 +197,10 @@ def test_every_target_of_the_project_is_a_figure_of_the_table() -> None:
     }
 
 
-def test_loads_with_transactions_are_measured_in_transaction_mode() -> None:
-    assert {name for name, row in WORKLOADS.items() if row.pool_mode != "statement"} == {"tpcb-32", "read-mostly"}
+def test_loads_with_transactions_and_prepared_statements_are_measured_in_transaction_mode() -> None:
+    assert {name for name, row in WORKLOADS.items() if row.pool_mode != "statement"} == {
+        "tpcb-32", "read-mostly", "prepared-64",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("lag", ["", " 120"])  # the schedule lag of a limited rate
@@ -279,7 +292,8 @@ def test_unknown_names_on_the_command_line_are_told_with_the_known_ones(capsys: 
     with pytest.raises(SystemExit) as stopped:
         run.options(["--contenders", "direct,pgcat"])
     assert stopped.value.code == 2
-    assert "unknown: pgcat (there are direct, pgbouncer, pgpool, pgstmtpool)" in capsys.readouterr().err
+    known = "direct, pgbouncer, pgpool, pgstmtpool, pgbouncer-prepared, uncounted"
+    assert f"unknown: pgcat (there are {known})" in capsys.readouterr().err
 
 
 def test_peer_that_is_not_installed_is_left_out_with_what_to_install(
@@ -290,9 +304,12 @@ def test_peer_that_is_not_installed_is_left_out_with_what_to_install(
     assert "PgBouncer is left out: pgbouncer is not installed: apt-get install pgbouncer" in capsys.readouterr().err
 
 
+PAIR = Pair(Path("server.crt"), Path("server.key"))
+
+
 def test_another_pooler_is_given_as_a_command_with_its_addresses_filled_in() -> None:
     row = contenders.another("other=run --to {server_host}:{server_port} --on {port} {user} {database}")
-    setup = contenders.Setup(Endpoint("127.0.0.1", 5432), 7777, contenders.PROJECT, "statement")
+    setup = contenders.Setup(Endpoint("127.0.0.1", 5432), 7777, contenders.PROJECT, "statement", PAIR)
     assert row.command is not None
     assert row.command(setup) == ["run", "--to", "127.0.0.1:5432", "--on", "7777", "postgres", "bench"]
 
@@ -308,7 +325,7 @@ def test_another_checkout_is_run_like_this_one_and_with_settings_of_its_own(tmp_
     checkout.mkdir()
     (checkout / "pgstmtpool.py").touch()
     row = contenders.another(f"alone={checkout} riders=False rider_depth=8")
-    setup = contenders.Setup(Endpoint("127.0.0.1", 5432), 7777, tmp_path, "statement")
+    setup = contenders.Setup(Endpoint("127.0.0.1", 5432), 7777, tmp_path, "statement", PAIR)
     assert row.command is not None
     _, program, conf = row.command(setup)
     assert (row.name, program) == ("alone", str(checkout / "pgstmtpool.py"))
@@ -320,7 +337,7 @@ def test_another_checkout_is_run_like_this_one_and_with_settings_of_its_own(tmp_
 
 
 def test_contenders_without_targets_are_measured_in_the_first_round_only_and_each_other_one_is_once_the_first() -> None:
-    ready = list(contenders.CONTENDERS.values())
+    ready = run.options([]).contenders
     turns = [[one.name for one in run.in_turn(number, ready, False)] for number in range(3)]
     assert turns == [
         ["direct", "pgbouncer", "pgpool", "pgstmtpool"],
@@ -335,3 +352,101 @@ def test_page_says_who_was_measured_in_the_first_round_only(monkeypatch: pytest.
     versions = dict.fromkeys(contenders.CONTENDERS.values(), "1")
     assert "3 round(s) (direct and pgpool-II only in the first), 2.5 s" in run.facts(run.options([]), versions)[-1]
     assert "3 round(s), 2.5 s" in run.facts(run.options(["--every-round"]), versions)[-1]
+
+
+def test_workload_for_a_few_contenders_has_them_all_and_no_others() -> None:
+    """Whoever is to be compared with ourselves need not be asked for."""
+    rows = contenders.CONTENDERS
+    asked = [rows["pgbouncer"], rows["pgstmtpool"]]
+    ready = [*asked, rows["uncounted"]]
+    assert run.those_for(WORKLOADS["counting"], ready, asked) == [rows["pgstmtpool"], rows["uncounted"]]
+    assert run.those_for(WORKLOADS["counting"], ready, asked[:1]) == []
+    assert run.those_for(SIMPLE, ready, asked) == asked
+    assert rows["uncounted"] not in run.options([]).contenders
+
+
+def test_those_that_are_to_be_compared_with_are_needed_where_their_workload_is_asked_for() -> None:
+    chosen = run.options(["--contenders", "pgstmtpool", "--workloads", "simple-8,prepared-64"])
+    assert [one.name for one in run.needed(chosen)] == ["pgstmtpool", "pgbouncer-prepared"]
+    chosen = run.options(["--contenders", "pgbouncer", "--workloads", "simple-8,prepared-64"])
+    assert [one.name for one in run.needed(chosen)] == ["pgbouncer"]
+
+
+@pytest.mark.parametrize(
+    ("version", "does"), [("1.20.1", False), ("1.21.0", True), ("1.24.1", True), ("2.0", True), ("unknown", False)]
+)
+def test_prepared_statements_are_measured_against_a_pgbouncer_that_follows_them(version: str, does: bool) -> None:
+    assert contenders.follows_prepared(version) is does
+
+
+def test_pgbouncer_of_another_system_is_run_with_its_own_libraries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGBOUNCER_ROOT", str(tmp_path))
+    for name in ("lib64/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/libc.so.6", "usr/sbin/pgbouncer"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(contenders, "first_line", lambda command: f"PgBouncer 1.24.1 {command[-1]}")
+    setup = contenders.Setup(Endpoint("127.0.0.1", 5432), 7777, tmp_path, "transaction", PAIR)
+    row = contenders.CONTENDERS["pgbouncer-prepared"]
+    assert row.command is not None
+    loader, _, libraries, program, conf = row.command(setup)
+    assert (loader, libraries, program) == (
+        str(tmp_path / "lib64/ld-linux-x86-64.so.2"), str(tmp_path / "usr/lib/x86_64-linux-gnu"),
+        str(tmp_path / "usr/sbin/pgbouncer"),
+    )  # fmt: skip
+    assert "max_prepared_statements = 200\n" in Path(conf).read_text()
+
+
+def test_where_no_pgbouncer_follows_prepared_statements_it_is_said_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGBOUNCER_ROOT", str(tmp_path))
+    assert run.installed([contenders.CONTENDERS["pgbouncer-prepared"]]) == {}
+    assert "debootstrap --include=pgbouncer trixie DIRECTORY, and PGBOUNCER_ROOT=" in capsys.readouterr().err
+
+
+def test_what_counting_costs_is_a_ratio_to_the_pooler_that_counts_nothing() -> None:
+    counting = WORKLOADS["counting"]
+    measured = rounds(counting, "tps", uncounted=[100, 100], pgstmtpool=[98, 98])
+    tables = report.body(Results(measured), [counting], {**TITLES, "uncounted": "uncounted"})
+    assert f"| {counting.title} | tps | ≥ 0.97 × uncounted | 0.98 × (0.98-0.98) | met |" in tables
+    assert f"| {counting.title} | tps | 98.0 (0.98 ×) | 100 |" in tables[tables.index("Compared with others") :]
+
+
+@pytest.mark.parametrize("name", sorted(uncounted.MODULES))
+def test_what_counts_is_found_in_each_module_that_counts(name: str) -> None:
+    path = contenders.PROJECT / f"{name.replace('.', '/')}.py"
+    assert uncounted.uncounted(name, path.read_text(), str(path)).co_filename == str(path)
+
+
+def test_statements_that_count_are_left_out_and_nothing_else() -> None:
+    source = """\
+def answered(self):
+    self.processed += 1
+    self.sent += 1
+    if self.is_counted:
+        self._count_held()
+    if self.is_done:
+        self.known.sample(1.0)
+    else:
+        self.go_on()
+    tally.errors[code] += 1
+    return self.processed
+"""
+    uncounting = uncounted.Uncounting()
+    left = ast.unparse(uncounting.visit(ast.parse(source)))
+    assert uncounting.found == 4
+    assert left == """\
+def answered(self):
+    self.processed += 1
+    if self.is_done:
+        pass
+    else:
+        self.go_on()
+    return self.processed"""
+
+
+def test_module_that_counts_under_other_names_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing in a counts"):
+        uncounted.uncounted("a", "b = 1\n", "a.py")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.checks import Address
+from lib.addresses import Address
 from lib.config import TABLE, make
 from lib.errors import ConfigError
 
@@ -161,7 +161,16 @@ def test_zero_is_allowed_where_it_means_never_and_nowhere_else():
             except ConfigError as error:
                 assert error.complaints[0].startswith(f"{name} is 0: wanted ")
     assert accepted == {
+        "max_user_client_connections",
+        "max_db_client_connections",
+        "max_user_connections",
+        "max_db_connections",
+        "query_wait_notify",
+        "query_timeout",
+        "log_min_duration",
+        "idle_in_transaction_timeout",
         "read_your_writes_timeout",
+        "ha_recovery_wait",
         "max_lag",
         "max_workers",
         "idle_timeout",
@@ -182,6 +191,28 @@ def test_words_are_taken_in_any_case_and_others_are_refused_with_the_list():
     assert settings(log_level="DEBUG", transactions="Reject").log_level == "debug"
     assert complaint(log_level="loud") == "log_level is 'loud': wanted one of 'debug', 'info', 'warning', 'error'"
     assert complaint(session_features=True).endswith("wanted one of 'allow', 'reject'")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("secure", "secure"), ("TLSv1.3", "tlsv1.3"), ("tlsv1.2, tlsv1.3", "secure"), (["tlsv1.2"], "tlsv1.2"),
+        ("default", "secure"),
+    ],
+)  # fmt: skip
+def test_versions_of_tls_are_named_as_in_pgbouncer(given, wanted):
+    assert settings(client_tls_protocols=given).client_tls_protocols == wanted
+
+
+@pytest.mark.parametrize("given", ["", "tlsv1.1", "legacy", [], 1.2, ["tlsv1.2", 3]])
+def test_other_versions_of_tls_are_refused(given):
+    assert complaint(client_tls_protocols=given).endswith("wanted 'tlsv1.2', 'tlsv1.3', or 'secure' for both")
+
+
+def test_ciphers_are_a_text_and_pgbouncers_words_for_those_of_openssl_mean_so():
+    assert settings(server_tls_ciphers=" HIGH:!aNULL ").server_tls_ciphers == "HIGH:!aNULL"
+    assert settings(server_tls_ciphers="Fast").server_tls_ciphers == ""
+    assert "in OpenSSL's words" in complaint(server_tls_ciphers=["HIGH"])
 
 
 def test_a_socket_mode_that_forgot_its_octal_prefix_is_refused():

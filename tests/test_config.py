@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from lib import __version__
+from lib.addresses import Address
 from lib.checks import Parameters
-from lib.config import REQUIRED, TABLE, changed, documentation, load, make
+from lib.conf.manual import documentation
+from lib.conf.row import REQUIRED
+from lib.config import TABLE, changed, load, make, merged, with_value
 from lib.errors import ConfigError
+from lib.modes import PoolMode
 
 HOME = Path(__file__).resolve().parent.parent
 NEEDED = {"admin_cnn": {"user": "postgres"}, "master": ("10.0.0.1", 5432)}
@@ -63,10 +67,21 @@ def test_the_twelve_keys_of_the_specification_have_its_defaults():
 def test_our_own_settings_have_the_agreed_defaults():
     found = settings()
     assert {name: getattr(found, name) for name in TABLE if name not in SPECIFIED.split()} == {
+        "pseudo_admin_users": (),
+        "pseudo_stats_users": (),
+        "max_user_client_connections": 0,
+        "max_db_client_connections": 0,
+        "max_user_connections": 0,
+        "max_db_connections": 0,
+        "query_wait_notify": 5,
+        "query_timeout": 0,
+        "idle_in_transaction_timeout": 0,
+        "http_listen": None,
         "max_workers": 20,
+        "max_prepared_statements": 200,
         "grow_after": 0.02,
         "riders": True,
-        "rider_depth": 32,
+        "rider_depth": 128,
         "rider_limit": 0.001,
         "idle_timeout": 600,
         "server_lifetime": 3600,
@@ -76,10 +91,16 @@ def test_our_own_settings_have_the_agreed_defaults():
         "client_tls_cert_file": "",
         "client_tls_key_file": "",
         "client_tls_ca_file": "",
+        "client_tls_crl_file": "",
+        "client_tls_protocols": "secure",
+        "client_tls_ciphers": "",
         "server_tls_sslmode": "prefer",
         "server_tls_ca_file": "",
         "server_tls_cert_file": "",
         "server_tls_key_file": "",
+        "server_tls_crl_file": "",
+        "server_tls_protocols": "secure",
+        "server_tls_ciphers": "",
         "query_wait_timeout": 120,
         "connect_timeout": 15,
         "auth_timeout": 60,
@@ -98,10 +119,22 @@ def test_our_own_settings_have_the_agreed_defaults():
         "hba_interval": 10,
         "login_retry": 0.2,
         "log_level": "info",
+        "log_to": "stderr",
+        "log_format": "text",
+        "log_connections": False,
+        "log_disconnections": False,
+        "log_min_duration": 0,
         "read_your_writes": "frontend",
         "read_your_writes_timeout": 0.1,
         "max_lag": 0,
         "lag_check_interval": 1,
+        "ha_check_interval": 0.5,
+        "ha_recovery_wait": 60,
+        "ha_promote_timeout": 60,
+        "ha_tune_standbys": False,
+        "ha_state_file": "",
+        "ha_restart_command": "",
+        "peers": (),
         "unix_socket_mode": 0o777,
     }
 
@@ -138,7 +171,7 @@ def test_rows_of_a_group_stand_together():
         ("Listen", "listen"),
         ("conn_param", "conn_params"),
         ("admin_conn", "admin_cnn"),
-        ("query_timeout", "query_wait_timeout"),
+        ("query_timeoutt", "query_timeout"),
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest_known_one(name, near):
@@ -210,16 +243,10 @@ def test_what_is_hardly_meant_is_a_warning_only():
     assert said == "conn_params has a password without a user: it is not used"
 
 
-def test_high_availability_says_that_it_is_not_built_yet():
-    (said,) = settings(enable_ha=True, slaver=["db2:1"]).warnings
-    assert said == "enable_ha is on, but failover is not built yet: this release switches nothing"
-    said = settings(enable_ha=True).warnings[1]
+def test_high_availability_without_a_standby_is_a_warning():
+    assert settings(enable_ha=True, slaver=["db2:1"]).warnings == ()
+    (said,) = settings(enable_ha=True).warnings
     assert said.startswith("enable_ha is on, but slaver is empty")
-
-
-@pytest.mark.parametrize("name", ["enable_ha", "ha_after_fail_cnt", "lo_oid", "trigger_file"])
-def test_the_manual_says_which_settings_have_no_effect_yet(name):
-    assert "without effect" in TABLE[name].help.lower()
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
@@ -269,9 +296,61 @@ def test_settings_and_their_parameters_are_frozen():
 
 
 def test_changes_are_parted_into_those_that_reload_and_those_that_need_a_restart():
-    new = settings(max_workers=5, listen=("*", 7777), log_level="debug", admin_cnn={"user": "somebody"})
-    assert changed(settings(), new) == (("max_workers", "log_level"), ("listen", "admin_cnn"))
+    new = settings(max_workers=5, master=("db9", 5432), log_level="debug", track_application_name=False)
+    assert changed(settings(), new) == (("max_workers", "log_level"), ("master", "track_application_name"))
     assert changed(new, new) == ((), ())
+
+
+# --- a reload ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_takes_over_what_needs_no_restart():
+    old, new = settings(), settings(max_workers=5, master=("db9", 5432), active_cnn_timeout=3)
+    found = merged(old, new)
+    assert (found.max_workers, found.active_cnn_timeout, found.master) == (5, 3, old.master)
+    old.take_over(found, changed(old, new).reloadable)
+    assert changed(old, new) == ((), ("master",))
+
+
+def test_what_is_new_must_go_together_with_what_needs_a_restart():
+    old = settings(master=("127.0.0.1", 5432))
+    with pytest.raises(ConfigError) as caught:
+        merged(old, settings(master=("db9", 5433), listen=("127.0.0.1", 5432)))
+    assert caught.value.complaints[0].startswith("127.0.0.1:5432 is in listen and master")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("max_workers", "5", 5),
+        ("idle_cnn_timeout", "1.5", None),
+        ("riders", "off", False),
+        ("log_level", "'debug'", "debug"),
+        ("worker_min_cnt", "[1, 2]", (1, 2)),
+        ("proxy_networks", "10.0.0.0/8", ("10.0.0.0/8",)),
+        ("listen", "127.0.0.1:7", (Address("127.0.0.1", 7),)),
+        ("pool_modes", "[{'user': 'a', 'pool_mode': 'session'}]", (PoolMode("session", "a"),)),
+    ],
+)
+def test_one_setting_is_changed_by_its_name_and_a_text(name, text, value):
+    found = with_value(settings(), name, text)
+    assert getattr(found, name) == value if value is not None else found.idle_timeout == 1.5
+    assert len(sum(changed(settings(), found), ())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("max_worker", "5", "max_worker is not a setting: did you mean max_workers?"),
+        ("max_workers", "many", "max_workers is 'many': wanted a whole number from 0 to 100000"),
+        ("listen", "10.0.0.1:5432", "10.0.0.1:5432 is in listen and master"),
+        ("pool_modes", "[{'user'", "pool_modes is of type str"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_the_reason(name, text, said):
+    with pytest.raises(ConfigError) as caught:
+        with_value(settings(), name, text)
+    assert caught.value.complaints[0].startswith(said)
 
 
 # --- the manual, the sample, the command line ------------------------------------------------------------------------
@@ -328,6 +407,15 @@ def test_check_without_a_file_takes_the_one_beside_the_script(tmp_path):
     done = command("--check", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == load(str(HOME / "pgstmtpool.conf.py")).show() + "\n"
+
+
+def test_check_says_nothing_of_a_reader_who_has_seen_enough():
+    checking = subprocess.Popen(
+        [sys.executable, str(HOME / "pgstmtpool.py"), "--check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    checking.stdout.close()
+    assert checking.stderr.read() == b""
+    checking.wait(30)
 
 
 def test_check_prints_warnings_apart_and_no_password(tmp_path):
@@ -396,10 +484,12 @@ def test_checking_a_file_needs_no_gevent(tmp_path):
             "server_tls_ca_file is 'system': wanted server_tls_sslmode 'verify-full'",
         ),
         ({"client_tls_sslmode": "sometimes"}, "wanted one of 'disable', 'allow', 'prefer'"),
+        ({"server_tls_crl_file": "a.crl"}, "server_tls_crl_file is given without server_tls_ca_file"),
+        ({"client_tls_protocols": "tlsv1.1"}, "wanted 'tlsv1.2', 'tlsv1.3', or 'secure' for both"),
     ],
     ids=[
         "no key", "no certificate", "nothing to show", "no authority", "no key for servers", "no authority for servers",
-        "the system's authorities", "no such mode",
+        "the system's authorities", "no such mode", "lists without authorities", "an old version",
     ],
 )
 def test_tls_settings_that_lack_something_are_refused(given, wanted):

@@ -44,6 +44,16 @@ def test_a_worker_that_knows_custom_settings_is_taken_where_it_may_be_as_it_may_
     assert dispatch.pick_worker(idle, "d") == 2
 
 
+@pytest.mark.parametrize(
+    ("knowing", "workers", "wanting", "waiting", "enough"),
+    [(0, 4, 0, 10, True), (0, 4, 1, 10, False), (1, 4, 5, 10, False), (2, 4, 5, 10, True), (4, 4, 10, 10, True)],
+)
+def test_those_who_set_custom_settings_have_as_large_a_part_of_the_workers_as_of_those_who_wait(
+    knowing, workers, wanting, waiting, enough
+):
+    assert dispatch.know_enough(knowing, workers, wanting, waiting) is enough
+
+
 # --- how many --------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +190,15 @@ def test_reads_spread_over_more_workers_where_many_others_are_busy_alone():
     assert pick_batch([batch("a", 5)], has_idle=True, rivals=6) == 0
     assert pick_batch([batch("a", 6), batch("a", 6)], has_idle=True, rivals=6) == 0
     assert pick_batch([batch("a", 6)], has_idle=False, rivals=6) == 0
+
+
+@given(
+    batches=st.lists(st.builds(batch, st.sampled_from(["a", "b"]), st.integers(1, 40)), min_size=1, max_size=8),
+    depth=st.integers(1, 200), idle=st.integers(0, 5), rivals=st.integers(0, 30),
+)  # fmt: skip
+def test_up_to_the_easy_depth_it_is_always_the_first_batch(batches, depth, idle, rivals):
+    if batches[0].open_to == "a" and len(batches[0].in_flight) < dispatch.easy_depth(depth, rivals):
+        assert dispatch.pick_batch(batches, "a", CHEAP_S, depth, LIMIT_S, idle, rivals) == 0
 
 
 def test_reads_that_are_not_cheap_want_more_workers_and_cheap_ones_do_not():

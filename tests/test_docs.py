@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from lib import config, errors
+from lib.console import manual
+from lib.console.commands import TABLE
+from lib.console.manual import read_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "lib").rglob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -48,7 +51,7 @@ def rows(section: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
 
 
-TOLD = rows("At login") + rows("Afterwards")
+TOLD = rows("At login") + rows("Afterwards") + rows("In the pseudo database")
 LOGGED = rows("In the log only")
 
 
@@ -122,6 +125,39 @@ def dead_links(document: Path) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(document):
     assert dead_links(document) == []
+
+
+# --- the pseudo database ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.relative_to(ROOT).as_posix())
+def test_methods_that_are_named_are_there(document):
+    """Behind a class of ours, as in `Worker.go_on`."""
+    source = "".join(each.read_text() for each in SOURCES)
+    named = re.findall(r"`([A-Z]\w+)\.([a-z_]\w*)", document.read_text())
+    ours = [(kind, name) for kind, name in named if re.search(rf"^class {kind}\b", source, re.MULTILINE)]
+    missing = [f"{kind}.{name}" for kind, name in ours if not re.search(rf"\b(def|self\.|{kind}\.)\s*{name}\b", source)]
+    assert missing == []
+
+
+SAMPLES = read_samples((ROOT / "docs" / "console.samples").read_text())
+
+
+def test_console_s_manual_is_made_from_the_table_of_commands():
+    assert (ROOT / "docs" / "console.md").read_text() == manual.documentation(SAMPLES)
+
+
+@pytest.mark.parametrize("command", TABLE, ids=lambda each: each.words)
+def test_every_command_has_been_typed_into_psql_and_answered_with_its_columns(command):
+    lines = SAMPLES[command.words].splitlines()
+    (typed,) = [line for line in lines if line.startswith("pseudo=# ") and line != r"pseudo=# \x"]
+    assert typed.split(None, 1)[1].startswith(command.words)
+    if not command.columns:
+        assert lines[1] == command.command_tag.decode()
+    elif r"pseudo=# \x" in lines:
+        shown = [line.split("|")[0].strip() for line in lines if "|" in line]
+        assert shown[: len(command.columns)] == [each.name for each in command.columns]
+    else:
+        assert [each.strip() for each in lines[1].split("|")] == [each.name for each in command.columns]
 
 
 def python_blocks(path: Path) -> list[str]:

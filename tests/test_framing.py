@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lib.errors import ProtocolViolation
 from lib.wire import framing
-from lib.wire.framing import copy_data_run, frontend_header, missing, scan
+from lib.wire.framing import copy_data_run, end_of_read, frontend_header, missing, scan
 from tests.wire_samples import BACKEND, FRONTEND, copy_data, ready
 
 SEEN = {
@@ -59,6 +59,37 @@ def test_a_length_below_four_from_a_server_is_a_violation(length):
     data = b"D" + struct.pack("!I", length) + b"rest"
     with pytest.raises(ProtocolViolation):
         scan(data, 0, len(data))
+
+
+READ = [BACKEND["RowDescription"], BACKEND["DataRow"], BACKEND["DataRow"], BACKEND["CommandComplete"], ready("I")]
+
+
+def test_the_answer_of_a_read_ends_behind_its_ready_for_query():
+    data = b"".join(READ)
+    assert end_of_read(b"x" + data + b"Z", 1) == len(data) + 1
+    assert [end_of_read(data[:size], 0) for size in range(len(data))] == [0] * len(data)
+
+
+@pytest.mark.parametrize("name", ["ErrorResponse", "NoticeResponse", "ParameterStatus", "NotificationResponse"])
+@pytest.mark.parametrize("place", range(5))
+def test_an_answer_with_something_to_be_looked_at_is_no_answer_of_a_read(name, place):
+    assert not end_of_read(b"".join([*READ[:place], BACKEND[name], *READ[place:]]), 0)
+
+
+@pytest.mark.parametrize("status", ["T", "E"])
+def test_an_answer_in_a_transaction_is_no_answer_of_a_read(status):
+    assert not end_of_read(b"".join([*READ[:-1], ready(status)]), 0)
+
+
+@given(st.lists(st.sampled_from([*READ, *BACKEND.values()]), max_size=6), st.integers(0, 200), st.integers(0, 255))
+def test_where_an_answer_of_a_read_is_found_scanning_finds_the_same(parts, place, byte):
+    data = bytearray(b"".join([*parts, *READ]))
+    data[place % len(data)] = byte
+    end = end_of_read(bytes(data), 0)
+    if end:
+        found, last, seen = scan(bytes(data), 0, len(data))
+        assert (found, last, seen | framing.PARSED) == (end, ord("Z"), framing.READY | framing.PARSED)
+        assert data[end - 1 : end] == b"I"
 
 
 @given(messages, st.data())

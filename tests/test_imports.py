@@ -20,20 +20,29 @@ README = LIB / "README.md"
 # below it. `package.*` is every module of a package, `package` its __init__.
 LAYERS = {
     "pure": """
-        lib errors checks conffile config metrics modes
+        lib errors checks addresses conffile conf conf.* config summing
+        metrics monitor.history monitor.page modes patience
         route route.* wire wire.* auth auth.*
-        backend backend.crowd backend.dispatch backend.freshness backend.lag backend.settings
+        backend backend.crowd backend.dispatch backend.freshness backend.lag backend.settings backend.statements
         backend.traces backend.tuning backend.waiting virtual
-        ha ha.machine console console.commands
+        ha ha.choice ha.conninfo ha.machine ha.syncnames
+        console console.access console.averages console.commands console.courtesy console.encoding console.extended
+        console.filtering console.manual console.parsing console.routes console.shown
     """,
-    "net": "net tls tlsfiles",
+    "net": "net connecting listening tls tlsfiles turns",
     "backend": """
-        admin directory backend.unit backend.dialogue backend.relay backend.riders backend.upkeep
-        backend.settling backend.worker backend.roster backend.lease backend.leases backend.pool backend.catalogs
-        backend.leaving backend.replay backend.cluster
+        admin directory backend.groups backend.unit backend.dialogue backend.relay backend.parsed backend.riders
+        backend.upkeep backend.settling backend.worker backend.crew backend.staff backend.roster
+        backend.lease backend.leases backend.pool backend.catalogs backend.leaving backend.pause
+        backend.replay backend.cluster ha.statefile ha.probe ha.survey ha.acts
     """,
-    "frontend": "login streaming frontend sessions door arrival ha.executor console.pseudodb",
-    "process": "process",
+    "frontend": """
+        logs manager reload listeners keeper counting presence login preparing answering streaming frontend sessions
+        door arrival ha.watch ha.switchover ha.target ha.tending ha.rejoin ha.peers ha.executor
+        monitor monitor.counters monitor.status monitor.exporter monitor.web
+        console.house console.listings console.operations console.pgbouncer console.pseudodb console.switching
+    """,
+    "process": "changes process",
     "supervisor": "supervisor",
     "main": "pgstmtpool",
 }
@@ -49,9 +58,9 @@ IMPURE_CALLS = {"open", "print", "input", "now", "today", "utcnow"}
 # Modules that are alone in something; whoever else needs it goes through them.
 ALONE = {
     "psycopg2": {"admin"},
-    "socket": {"net"},
+    "socket": {"net", "connecting", "listening", "manager"},
     "ssl": {"tls", "tlsfiles"},
-    "configobj": {"conffile"},
+    "configobj": {"conffile", "ha.statefile"},
 }
 # conffile reads the conf file and is pure otherwise; so config can call it, and is loaded by one call.
 MAY_OPEN_FILES = {"conffile"}

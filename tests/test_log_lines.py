@@ -2,11 +2,11 @@
 
 import logging
 
-from lib.process import _OneLine
+from lib.logs import OneLine
 
 
 def said(message: str, *args: object) -> str:
-    return _OneLine("%(message)s").format(logging.LogRecord("x", logging.INFO, "", 0, message, args, None))
+    return OneLine("%(message)s").format(logging.LogRecord("x", logging.INFO, "", 0, message, args, None))
 
 
 def test_a_name_with_a_newline_writes_no_line_of_its_own():

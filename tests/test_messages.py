@@ -15,6 +15,7 @@ from lib.errors import (
     OutcomeUnknown,
     PoolError,
     ProtocolViolation,
+    ResultChanged,
     UnsupportedProtocol,
 )
 from lib.wire import messages
@@ -80,13 +81,18 @@ def test_every_error_is_told_with_its_own_code_and_severity(kind):
     assert raw.endswith(b"\0\0")
     assert messages.error_fields(raw) == {
         "S": kind.severity, "V": kind.severity, "C": kind.sqlstate, "M": "something is wrong", "D": "It is so.",
-        "H": "Do otherwise.",
+        "H": "Do otherwise.", **({"R": kind.routine} if kind.routine else {}),
     }  # fmt: skip
     assert len(kind.sqlstate) == 5
 
 
 def test_an_error_without_detail_and_hint_has_no_empty_fields():
     assert set(messages.error_fields(messages.error_response(OutcomeUnknown("gone")))) == set("SVCM")
+
+
+def test_changed_result_comes_from_the_routine_that_drivers_know_it_by():
+    fields = messages.error_fields(messages.error_response(ResultChanged("cached plan must not change result type")))
+    assert fields["R"] == "RevalidateCachedQuery"
 
 
 def test_an_error_that_ends_the_connection_is_fatal_whatever_its_class_says():

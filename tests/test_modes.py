@@ -26,15 +26,14 @@ RULES = [
 
 
 def test_the_first_rule_that_matches_counts_and_else_the_default():
-    found = make({**NEEDED, "pool_modes": RULES}).pool_modes
+    settings = make({**NEEDED, "pool_modes": RULES, "max_workers": 7})
     for user, database, mode, limit in [
         ("report", "shop", "session", 5),
-        ("report", "legacy", "transaction", None),
-        ("app", "legacy", "session", None),
-        ("app", "shop", "statement", None),
+        ("report", "legacy", "transaction", 7),
+        ("app", "legacy", "session", 7),
+        ("app", "shop", "statement", 7),
     ]:
-        rule = mode_of("statement", found, user, database)
-        assert (rule.pool_mode, rule.max_workers) == (mode, limit)
+        assert mode_of(settings, user, database) == (mode, limit)
 
 
 def test_rules_are_shown_as_they_are_given():
@@ -98,6 +97,7 @@ def test_conditions_without_a_timeout_are_doubted():
 
 def test_the_older_name_of_the_idle_timeout_means_the_same():
     assert make({**NEEDED, "idle_cnn_timeout": 300}).idle_timeout == 300
+    assert make({**NEEDED, "client_idle_timeout": 300}).active_cnn_timeout == 300
     assert complaint(idle_cnn_timeout=1, idle_timeout=1) == (
         "idle_cnn_timeout is given beside idle_timeout: wanted one of them"
     )

@@ -46,7 +46,9 @@ SETTER = function(1, "setter", "select set_config('a', 'b', false)")
         ("begin set local a = 1; end", Does.WRITE),
         ("begin perform set_config('a', 'b', true); end", Does.WRITE),
         ("begin perform set_config('a', 'b', false); end", Does.SET),
-        ("begin x := (select 'a'.set_config); end", Does.SET),
+        ("begin x := (select 'a'.set_config); end", Does.SET | Does.HIDE),
+        ("begin perform set_config(name, 'b', false); end", Does.SET | Does.HIDE),
+        ("begin perform set_config('a.b', 'b', false); end", Does.SET),
         ("begin set a = 1; end", Does.SET),
         ("begin for r in select 1 from t for update loop set a = 1; end loop; end", Does.SET | Does.WRITE),
         ("begin reset all; end", Does.SET),
@@ -103,6 +105,44 @@ def test_harmless_functions_are_known_by_name_and_writers_among_them():
     assert catalog.harmless == {b"add", b"log", b"both"}
     assert catalog.writers == {b"log", b"both"}
     assert not catalog.suspects
+
+
+CUSTOM = "select set_config('app.tenant', $1, false)"
+
+
+def test_functions_that_only_set_custom_settings_by_name_are_known_as_such():
+    rows = [
+        function(1, "tenant", CUSTOM), function(2, "both", f"{CUSTOM}, set_config('App.Who', 'me', false)"),
+        function(3, "writes", f"insert into t values (1); {CUSTOM}"), function(4, "known", "select 1"),
+        function(5, "of_another", "select set_config('app.a', known(), false)"),
+    ]  # fmt: skip
+    catalog = Catalog.from_rows(rows)
+    assert catalog.setters == {
+        b"tenant": {"app.tenant"}, b"both": {"app.tenant", "app.who"}, b"writes": {"app.tenant"},
+        b"of_another": {"app.a"},
+    }  # fmt: skip
+    assert catalog.holders == catalog.functions == catalog.setters.keys()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "select set_config('work_mem', '1MB', false)", "select set_config(a, $1, false)",
+        f"{CUSTOM}; listen a", f"{CUSTOM}; select pg_advisory_lock(1)", f"{CUSTOM}; select setseed(0.5)",
+        f"{CUSTOM}; select tenant('5')", f"{CUSTOM} from seen", f"{CUSTOM}; select gone()",
+        f"{CUSTOM}, set_config('work_mem', '1MB', false)", f"{CUSTOM}; create temp table t (n int)",
+    ],
+)  # fmt: skip
+def test_functions_that_may_do_more_are_not(body):
+    rows = [
+        function(1, "tenant", CUSTOM), function(2, "more", body), relation(9, "seen", "v "), runs(9, "1", "read"),
+    ]  # fmt: skip
+    assert Catalog.from_rows(rows).setters.keys() == {b"tenant"}
+
+
+def test_a_function_is_no_plain_setter_when_another_of_that_name_does_more():
+    rows = [function(1, "tenant", CUSTOM), function(2, "tenant", "listen a")]
+    assert not Catalog.from_rows(rows).setters
 
 
 def test_function_is_suspect_through_what_it_calls_in_whatever_order():

@@ -9,11 +9,13 @@ from lib.route.classify import classify
 
 EMPTY = Catalog()
 SCANNED = Catalog(
-    functions=frozenset({b"set_tenant", b"run_any", b"lower", b"Mixed"}),
+    functions=frozenset({b"set_tenant", b"set_custom", b"set_any", b"run_any", b"lower", b"Mixed"}),
     relations=frozenset({b"trapped", b"audited"}),
     operators=frozenset({b"@#@"}),
     harmless=frozenset({b"add", b"enqueue"}),
-    holders=frozenset({b"set_tenant", b"trapped"}),
+    holders=frozenset({b"set_tenant", b"set_custom", b"set_any", b"trapped"}),
+    setters={b"set_custom": frozenset({"app.tenant"})},
+    hiders=frozenset({b"set_any"}),
     definers=frozenset({b"run_any"}),
     writers=frozenset({b"enqueue", b"remote"}),
 )
@@ -22,8 +24,8 @@ SCANNED = Catalog(
 def brief(text: str | bytes, catalog: Catalog = EMPTY) -> str:
     """The class and the flags of a text in one line: 'SETTING clean holds'."""
     verdict = classify(text.encode() if isinstance(text, str) else text, catalog)
-    flags = [name for name in ("clean", "holds", "ddl", "transaction", "ends", "currval") if getattr(verdict, name)]
-    return " ".join([verdict.kind.name, *flags])
+    flags = ("clean", "holds", "follows", "ddl", "transaction", "ends", "currval")
+    return " ".join([verdict.kind.name, *(name for name in flags if getattr(verdict, name))])
 
 
 READS = [
@@ -121,7 +123,7 @@ def test_writes_and_waits_leave_nothing_but_take_no_riders(text):
         ("END;", "TRANSACTION ends"),
         ("rollback work", "TRANSACTION ends"),
         ("abort transaction and no chain", "TRANSACTION ends"),
-        ("commit; commit", "TRANSACTION"),
+        ("commit; commit", "TRANSACTION transaction"),
         ("fetch 5 from c", "TRANSACTION"),
         ("set local a = 1", "TRANSACTION"),
         ("set transaction read only", "TRANSACTION"),
@@ -346,7 +348,8 @@ def test_session_state_anywhere_in_a_text_of_several_statements_holds_the_worker
 
 def test_several_statements_are_opaque_when_one_needs_cleaning():
     assert brief("select 1; create table t (a int)") == "OPAQUE clean ddl"
-    assert brief("create function f() returns int begin atomic; select 1; end; select 1") == "OPAQUE clean ddl"
+    atomic = "create function f() returns int begin atomic; select 1; end; select 1"
+    assert brief(atomic) == "OPAQUE clean ddl transaction"
     assert brief("create rule r as on insert to t do also (delete from u; delete from v)") == "WRITE clean ddl"
 
 
@@ -371,9 +374,9 @@ def test_ddl_and_maintenance_are_cleaned_after(text, expected):
     assert brief(text) == expected
 
 
-def test_update_of_pg_settings_holds_what_it_sets():
-    assert brief("update pg_settings set setting = 'x' where name = 'search_path'") == "OPAQUE clean holds"
-    assert brief("with x as (select 1) update pg_catalog.pg_settings set setting = 'x'") == "OPAQUE clean holds"
+def test_update_of_pg_settings_is_followed():
+    assert brief("update pg_settings set setting = 'x' where name = 'search_path'") == "OPAQUE clean follows"
+    assert brief("with x as (select 1) update pg_catalog.pg_settings set setting = 'x'") == "OPAQUE clean follows"
     assert brief("select * from pg_settings") == "SHAREABLE"
 
 
@@ -397,8 +400,9 @@ def test_what_discard_all_does_not_undo_spoils_the_worker(text, spoils):
         spoilers=frozenset({b"dblink_connect"}),
     )
     verdict = classify(text.encode(), catalog)
-    assert verdict.holds
+    assert verdict.holds or verdict.follows
     assert verdict.spoils == spoils
+    assert verdict.holds or not spoils
 
 
 def test_temporary_function_is_opaque_and_holds():
@@ -428,13 +432,18 @@ def test_standby_is_asked_for_by_exactly_the_first_five_bytes():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("select set_tenant(5)", "OPAQUE clean holds"),
-        ("select t.set_tenant from t", "OPAQUE clean holds"),
-        ("select SET_TENANT(5)", "OPAQUE clean holds"),
+        ("select set_tenant(5)", "OPAQUE clean follows"),
+        ("select t.set_tenant from t", "OPAQUE clean follows"),
+        ("select SET_TENANT(5)", "OPAQUE clean follows"),
+        ("select set_any('a.b', '5')", "OPAQUE clean holds follows"),
+        ("select set_custom('5')", "SETTING follows"),
+        ("insert into t select set_custom('5')", "SETTING follows"),
+        ("select set_custom('5'), set_tenant(5)", "OPAQUE clean follows"),
+        ("select set_custom('5'), enqueue(1), run_any('x')", "OPAQUE clean follows ddl"),
         ("select run_any('x')", "OPAQUE clean ddl"),
         ("select lower('x')", "OPAQUE clean"),
-        ("insert into trapped values (1)", "OPAQUE clean holds"),
-        ('insert into s."trapped" values (1)', "OPAQUE clean holds"),
+        ("insert into trapped values (1)", "OPAQUE clean follows"),
+        ('insert into s."trapped" values (1)', "OPAQUE clean follows"),
         ("delete from audited", "OPAQUE clean"),
         ("copy audited from stdin", "OPAQUE clean"),
         ("begin; delete from audited; commit", "OPAQUE clean transaction"),
@@ -507,30 +516,35 @@ def test_reason_is_a_clause_for_explain_route():
 @pytest.mark.parametrize(
     ("text", "leaves"),
     [
-        ("do $$ begin perform set_config('a', 'b', false); end $$", "holds"),
-        ("do language plpgsql $x$ begin listen a; end $x$", "holds"),
-        ("do $$ begin perform setseed(0.5); end $$", "holds spoils"),
-        ("do language plpython3u $$ GD['a'] = 1 $$", "holds spoils ddl"),
-        ("do $$ begin perform holder(); end $$", "holds"),
+        ("do $$ begin perform set_config('a', 'b', false); end $$", "follows"),
+        ("do $$ begin perform set_config('a.b$1', 'b', false); end $$", "follows"),
+        ("do $$ begin perform set_config('a' || b, 'c', false); end $$", "holds follows"),
+        ("do $$ begin perform set_config(a, 'c', false), set_config('a', 'b', false); end $$", "holds follows"),
+        ("do language plpgsql $x$ begin listen a; end $x$", "follows"),
+        ("do $$ begin perform setseed(0.5); end $$", "holds follows spoils"),
+        ("do language plpython3u $$ GD['a'] = 1 $$", "holds follows spoils ddl"),
+        ("do $$ begin perform holder(); end $$", "follows"),
+        ("do $$ begin perform hider(); end $$", "holds follows"),
         ("do $$ begin perform 1; commit; end $$", ""),
         ("do $$ begin set local work_mem = 1; end $$", ""),
         ("do $$ begin create table t (a int); end $$", "ddl"),
         ("do $$ begin execute 'set a = 1'; end $$", "ddl"),
         ("do $$ begin perform unknown(); end $$", "ddl"),
         ("do 'begin perform 1; end'", "ddl"),
-        ("call holder(1)", "holds"),
+        ("call holder(1)", "follows"),
         ("call definer(1)", "ddl"),
         ("call s.known(1)", ""),
         ("call unknown(1)", "ddl"),
     ],
 )
 def test_what_do_and_call_are_seen_to_leave_is_known_before_they_run(text, leaves):
-    """So the frontend keeps what its first run has set, and the catalog is scanned only after what may change it."""
-    functions = frozenset({b"holder", b"definer"})
-    catalog = Catalog(functions, holders=frozenset({b"holder"}), definers=functions - {b"holder"}, harmless={b"known"})
+    """So the frontend keeps what its first run has set, and the catalog is scanned only after what may change it. It
+    keeps the worker, too, only when nobody could ask that for what was set."""
+    holders, hiders, definers = frozenset({b"holder", b"hider"}), frozenset({b"hider"}), frozenset({b"definer"})
+    catalog = Catalog(holders | definers, holders=holders, hiders=hiders, definers=definers, harmless={b"known"})
     verdict = classify(text.encode(), catalog)
     assert (verdict.kind, verdict.clean) == (Kind.OPAQUE, True)
-    assert [name for name in ("holds", "spoils", "ddl") if getattr(verdict, name)] == leaves.split()
+    assert [name for name in ("holds", "follows", "spoils", "ddl") if getattr(verdict, name)] == leaves.split()
 
 
 def test_what_writes_without_a_name_is_a_write():
@@ -541,10 +555,10 @@ def test_what_writes_without_a_name_is_a_write():
     assert classify(b"show a", Catalog(writes_all="has a cast")).kind == Kind.SHAREABLE
 
 
-def test_what_is_seen_to_set_something_holds_where_everything_is_suspect_too():
+def test_what_is_seen_to_set_something_is_followed_where_everything_is_suspect_too():
     catalog = Catalog(
         functions=frozenset({b"holder"}), holders=frozenset({b"holder"}), suspect_all=True, suspect_reason="has a cast"
     )
-    assert classify(b"select holder()", catalog).holds
-    assert not classify(b"select 1", catalog).holds
+    assert classify(b"select holder()", catalog).follows
+    assert not classify(b"select 1", catalog).follows
     assert classify(b"select 1", catalog).kind == Kind.OPAQUE

@@ -83,7 +83,7 @@ def test_lookalikes_are_told_apart_whichever_comes_first(pair):
 
 def test_a_number_at_the_end_is_not_taken_for_a_part_of_a_name():
     router = Router(CATALOG)
-    assert router.verdict(b"select * from t where a = 5") is router.verdict(b"select * from t where a = 6;")
+    assert router.known(b"select * from t where a = 5") is router.known(b"select * from t where a = 16")
     assert router.verdict(b"select f1") == classify(b"select f1", CATALOG)
 
 
@@ -92,4 +92,39 @@ def test_what_is_remembered_is_bounded():
     for number in range(1000):
         router.verdict(f"select a{number}x from t where b = {number}".encode())
     assert len(router._memo) <= 100
-    assert len(router._stems) <= 100
+    assert len(router._zeros) <= 100
+
+
+def test_what_was_counted_outlives_a_new_catalog():
+    router = Router(Catalog.unknown())
+    for number in range(3):
+        router.known(b"select %d" % number).calls += 1
+    router.known(b"select 1").sample(0.5, 3)
+    router.catalog = CATALOG
+    assert [(shape, known.calls) for shape, known in router.shapes()] == [(b"select 0", 3)]
+    known = router.known(b"select 7")
+    known.calls += 1
+    assert (known.calls, known.runs.count) == (4, 3)
+    assert [(shape, known.calls) for shape, known in router.shapes()] == [(b"select 0", 4)]
+
+
+def test_numbers_of_many_lengths_do_not_make_other_shapes_forgotten():
+    router = Router(CATALOG, max_entries=20)
+    known = router.known(b"select a from t where b = 1")
+    for lengths in range(1000):
+        numbers = ", ".join("1" * (1 + int(digit)) for digit in str(lengths))
+        router.known(f"select b from t where a in ({numbers})".encode())
+    assert len(router._zeros) <= 20
+    assert router.known(b"select a from t where b = 22") is known
+
+
+def test_the_age_of_a_router_tells_what_is_known_of_a_text_from_what_was_known_before():
+    router, other = Router(CATALOG), Router(CATALOG)
+    age, known = router.age, router.known(b"select f()")
+    assert other.age != age
+    assert router.known(b"select f()") is known
+    router.catalog = CATALOG
+    assert (router.age, router.known(b"select f()")) == (age, known)
+    router.catalog = Catalog.unknown()
+    assert router.age not in (age, other.age)
+    assert router.known(b"select f()") is not known

@@ -152,3 +152,18 @@ def test_its_repr_says_what_is_owed_and_why_nothing_else_counts():
     assert repr(script) == "<Script owed='PBE'>"
     script.received(ord("E"))
     assert repr(script) == "<Script owed='' skipping>"
+
+
+@pytest.mark.parametrize("tag", b"NAS")
+def test_what_is_said_unasked_while_an_answer_of_the_pools_own_is_owed_ends_nothing(tag):
+    """A NotificationResponse that came between a Flush and a hidden ParseComplete cost the frontend its session."""
+    script = Script()
+    for hidden in b"CP":
+        script.sent_hidden(hidden)
+    script.sent(ord("B"))
+    for answer in b"31":
+        assert not script.is_hidden(tag, b"")
+        script.received(tag)
+        assert script.is_hidden(answer, b"")
+    script.received(ord("2"))
+    assert script.is_done and script.hidden == 0

@@ -165,29 +165,28 @@ def test_the_last_unnamed_parse_is_what_the_unit_leaves_behind():
 
 
 @pytest.mark.parametrize(
-    ("data", "wants"),
+    ("data", "names"),
     [
         (bind() + execute() + SYNC, True),
         (bind(portal="p") + execute("p") + SYNC, True),
         (describe("S") + SYNC, True),
-        (bind(name="s1") + execute() + SYNC, False),
-        (describe("S", "s1") + SYNC, False),
+        (bind(name="s1") + execute() + SYNC, True),
+        (describe("S", "s1") + SYNC, True),
+        (close("S", "s1") + SYNC, True),
+        (parse("select 1", "s1") + SYNC, True),
+        (parse("select 1") + bind() + describe("S") + SYNC, True),
+        (parse("select 1") + bind(name="s1") + SYNC, True),
+        (bind() + execute() + parse("select 1") + bind() + SYNC, True),
         (describe("P") + SYNC, False),
         (execute() + SYNC, False),
         (SYNC, False),
-        (parse("select 1") + bind() + describe("S") + SYNC, False),
-        (parse("select 1", "s1") + bind() + SYNC, True),
-        (bind() + execute() + parse("select 1") + bind() + SYNC, True),
+        (parse("select 1") + bind() + describe("P") + execute() + SYNC, False),
+        (parse("select 1") + bind(portal="p1") + SYNC, False),
         (close() + SYNC, False),
     ],
 )
-def test_an_unnamed_statement_of_an_earlier_unit_is_wanted_when_it_is_used_before_it_is_parsed(data, wants):
-    assert read_extended(data).wants_unnamed is wants
-
-
-def test_a_name_stays_behind_in_the_session():
-    assert read_extended(parse("select 1", "s1") + SYNC).names
-    assert not read_extended(parse("select 1") + bind(portal="p1") + SYNC).names
+def test_a_unit_names_statements_unless_it_only_parses_and_runs_an_unnamed_one_of_its_own(data, names):
+    assert read_extended(data).names is names
 
 
 @given(st.lists(st.tuples(st.sampled_from(b"PBDEC"), st.binary(max_size=20)), max_size=6))

@@ -50,22 +50,29 @@ class NotThere(Exception):
     """Something that a test or the demo needs is not installed; the message says what to install."""
 
 
+PATIENCE_S = 30.0  # what comes takes much less, but for a machine that does other things, too
+_ROUND_S = 1.0  # what one look and the pause behind it count for at most: a machine that stood still did so for all
+
+
 class TookTooLong(AssertionError):
     """A condition that was waited for did not come."""
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "a condition") -> Any:
+def wait_until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S, what: str = "a condition") -> Any:
     """Wait for condition() to be true and return what it returned.
 
     raises   TookTooLong, with `what` (a string) in its message
     """
-    deadline = time.monotonic() + timeout_s
+    waited_s, last = 0.0, time.monotonic()
     pause = 0.002
     while True:
         answer = condition()
         if answer:
             return answer
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        waited_s += min(now - last, _ROUND_S)
+        last = now
+        if waited_s > timeout_s:
             raise TookTooLong(f"waited {timeout_s} s for {what}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
@@ -199,10 +206,10 @@ def workplace() -> Workplace:
 
 @functools.cache
 def bin_dir(version: int | str = 16) -> Path:
-    """Where initdb and postgres of a version are: 16 and 18 from the wheel, 13, 14 and 17 from npm, others from Debian.
+    """Where initdb and postgres of a version are: 16 and 18 from the wheel, 11 to 14 and 17 from npm, else from Debian.
 
-    version   13, 14, 16, 17, 18; 15 or any other that Debian's package has; or "debian16" for Debian's own 16. From npm
-              there are no psql and no pgbench
+    version   11 to 14, 16, 17, 18; 15 or any other that Debian's package has; or "debian16" for Debian's own 16.
+              From npm there are no psql and no pgbench
     raises    NotThere, saying what to install
     """
     if version in WHEEL_INSTALLS:

@@ -67,11 +67,15 @@ class Secrets:
     """
 
     def __init__(self, conn_params: Iterable[Mapping[str, str]] = ()) -> None:
-        self._configured = [dict(entry) for entry in conn_params if entry.get("password")]
+        self.configure(conn_params)
         self._learned: dict[str, tuple[Credential, bytes | None]] = {}
 
     def __repr__(self) -> str:
         return f"<Secrets of {len(self._learned)} roles, {len(self._configured)} configured>"
+
+    def configure(self, conn_params: Iterable[Mapping[str, str]]) -> None:
+        """These are the conn_params from now on."""
+        self._configured = [dict(entry) for entry in conn_params if entry.get("password")]
 
     def remember(self, user: str, credential: Credential | None, secret: str | None) -> None:
         """After a login: what the frontend proved, and the rolpassword it was checked against (None: not by one)."""

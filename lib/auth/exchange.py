@@ -24,7 +24,6 @@ from lib.errors import AuthenticationFailed, CredentialUnfit, ProtocolViolation
 from lib.wire.messages import encode, message
 
 OK, CLEARTEXT, MD5, SASL, SASL_CONTINUE, SASL_FINAL = 0, 3, 5, 10, 11, 12
-METHOD_OF_CODE = {CLEARTEXT: "password", MD5: "md5", SASL: "scram-sha-256"}
 MAX_PASSWORD_BYTES = 65_535
 MAX_SASL_BYTES = 1_024
 

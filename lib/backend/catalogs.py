@@ -38,7 +38,9 @@ class DatabaseCatalog:
         self.router = Router(Catalog.unknown())
         self._query = query
         self.customs: set[str] = set()
-        self._version: object = None
+        self._version: object = None  # of the last scan
+        self._seen: object = None
+        self._found: Catalog | None = None  # by that
         self._scanning = False
         self._again = False
         self._told = ""
@@ -49,6 +51,7 @@ class DatabaseCatalog:
 
     def changed(self) -> None:
         self.router.catalog = Catalog.unknown()
+        self.router.epoch += 1
         self._again = True
         if not self._scanning:
             self._scanning = True
@@ -64,12 +67,12 @@ class DatabaseCatalog:
             gevent.spawn(self._scan)
 
     def left(self, texts: Iterable[bytes], traces: Sequence[str]) -> None:
-        """Statements were found to have left `traces` in a session that is cleaned now: the next ones keep it."""
+        """Statements were found to have left `traces` in their session: the next ones like them are asked after."""
         for text in texts:
             if self.router.left(text, traces):
                 start = decode(text.partition(b"'")[0].partition(b"$")[0][:100])  # what is quoted may be secret
-                log.warning(
-                    "a statement in %s left %s in its session, and that is gone; from now on it holds its worker: %s …",
+                log.info(
+                    "a statement in %s left %s in its session; it is asked after that each time from now on: %s …",
                     self.database, ", ".join(traces[:5]), start.strip(),
                 )  # fmt: skip
 
@@ -83,6 +86,9 @@ class DatabaseCatalog:
     def _scan(self) -> None:
         try:
             version = self._query(CHANGED_SQL)
+            if version != self._seen:
+                self._seen = version
+                self.router.epoch += 1
             while self._again or version != self._version:
                 self._again = False
                 started = time.monotonic()
@@ -91,9 +97,10 @@ class DatabaseCatalog:
                 catalog, customs = gevent.get_hub().threadpool.apply(_read_catalog, (rows,))
                 self.learn(customs)
                 if not self._again:
-                    if self.router.catalog not in (catalog, Catalog.unknown()):
+                    # By the last scan and not by what holds now, which is nothing when DDL has gone through the pool.
+                    if self._found not in (catalog, None):
                         self._renew()
-                    self.router.catalog = catalog
+                    self._found = self.router.catalog = catalog
                     self._tell(catalog)
                     log.debug("catalog of %s scanned in %.3f s: %r", self.database, time.monotonic() - started, catalog)
                 # As it was before the scan: what changes meanwhile is seen at the next look.

@@ -1,4 +1,4 @@
-"""The pools, who is primary, who is grouped with whom, and what each database's catalog says.
+"""The pools, who is primary, who belongs together, and what each database's catalog says.
 
 Green. This is what frontends see of the server's side: they hand it units, and it finds the pool.
 """
@@ -12,85 +12,25 @@ from weakref import WeakValueDictionary
 import gevent
 from gevent.event import Event
 
-from lib import net
+from lib import net, turns
 from lib.backend import dialogue, tuning
 from lib.backend.catalogs import MAX_CUSTOMS, DatabaseCatalog
+from lib.backend.groups import Group, Login
 from lib.backend.leaving import Leaving
+from lib.backend.pause import Pause
 from lib.backend.pool import Pool
 from lib.backend.replay import Ask, Replay
 from lib.backend.settings import Memo
 from lib.backend.unit import Unit, Visit
+from lib.metrics import Tallies
 from lib.route import Router
+from lib.wire.prepared import Registry
 
 if TYPE_CHECKING:
     from lib.backend.lease import Lease
     from lib.backend.worker import Worker
     from lib.config import Settings
-    from lib.frontend import Frontend
     from lib.tlsfiles import Approach, Watched
-
-
-class Login:
-    """What a backend is started with. One object per login, so that it is its own key.
-
-    packet      settings that only a startup packet can set
-    frontends   how many are there now
-    """
-
-    __slots__ = ("__weakref__", "database", "frontends", "packet", "user")
-
-    def __init__(self, user: str, database: str, packet: tuning.Pairs) -> None:
-        self.user = user
-        self.database = database
-        self.packet = packet
-        self.frontends = 0
-
-    def __repr__(self) -> str:
-        return f"<Login {self.user}@{self.database} frontends={self.frontends}>"
-
-    @property
-    def startup(self) -> dict[str, str]:
-        return {"user": self.user, "database": self.database, **dict(self.packet)}
-
-
-class Group:
-    """The frontends of one login with the same settings; a worker is tuned to one group at a time.
-
-    settings       in canonical order
-    placeholders   names of custom settings among them, and of those that its frontends have set themselves
-    parameters     what the server reports of a worker tuned to it (ParameterStatus); empty until one was
-    frontends      who is told when that changes
-    """
-
-    __slots__ = ("__weakref__", "frontends", "login", "parameters", "placeholders", "settings")
-
-    def __init__(self, login: Login, settings: tuning.Pairs, customs: frozenset[str] = frozenset()) -> None:
-        self.login = login
-        self.settings = settings
-        self.placeholders = tuning.placeholders(settings) | customs
-        self.parameters: dict[str, str] = {}
-        self.frontends: set[Frontend] = set()
-
-    def __repr__(self) -> str:
-        return f"<Group {self.login!r} settings={len(self.settings)} frontends={len(self.frontends)}>"
-
-    def restore(self, resets: frozenset[str], local: bool = False) -> str:
-        """SQL that brings back what a RESET of these names ('*': all) has taken away, or a SET LOCAL ... TO DEFAULT;
-        empty when nothing has."""
-        return tuning.restore(self.settings, resets, local)
-
-    def learn(self, parameters: dict[str, str]) -> None:
-        """A worker tuned to the group reports these values; frontends that were told others are told now."""
-        if not self.parameters:
-            self.parameters = dict(parameters)
-            return
-        if parameters == self.parameters:
-            return
-        changed = {name: value for name, value in parameters.items() if self.parameters.get(name) != value}
-        self.parameters.update(changed)
-        for frontend in list(self.frontends):
-            if frontend.worker is None:  # else its own worker tells it, and what it has SET itself stays
-                frontend.tell_parameters(changed)
 
 
 class Cluster:
@@ -103,10 +43,18 @@ class Cluster:
     crowded       set while a unit waits or rides: limits are then kept more closely
     is_watched    the same
     turns         whether what arrives was late because of us
+    former        servers that were the primary, or were taken from the standbys as they follow none: nothing is sent
+                  to them
+    departing     servers that were removed, as long as their workers finish what they do
+    on_doubt      called when the primary has lost a worker or does not start one
+    on_switch     called with the address of the primary that was replaced
     on_ddl        called when DDL was run through the pool
     on_leave      called to have all other connections of ours to a database closed
+    tallies       what is counted
+    pause         the databases that nothing is sent to, because somebody has said so
     leaving       the databases that nobody may be connected to for a moment
     settled       (group, unit that was run in it) -> the group that its frontend is in since
+    statements    prepared statements, whoever has them
     """
 
     def __init__(
@@ -124,26 +72,39 @@ class Cluster:
         self.leaving = Leaving(lambda: self.pools, self._forget)
         self.answer_for = answer_for
         self._query = query
-        self._tls = tls
+        self.tls = tls
         self.crowded = Event()
         self.is_watched = False
-        self.turns = net.Turns()
+        self.turns = turns.Turns()
+        self.statements = Registry()
         self._logins: WeakValueDictionary[tuple, Login] = WeakValueDictionary()
         self._groups: WeakValueDictionary[tuple, Group] = WeakValueDictionary()
         self.settled = Memo()
         self._catalogs: dict[str, DatabaseCatalog] = {}
         self.primary = Pool(self, 1, settings.master, is_primary=True)
         self.standbys = [Pool(self, 2 + i, address, is_primary=False) for i, address in enumerate(settings.slaver)]
+        self.former: list[Pool] = []
+        self.departing: list[Pool] = []
+        self.on_doubt: Callable[[], None] = lambda: None
+        self.on_switch: Callable[[net.Address], None] = lambda address: None
+        self._numbers = 1 + len(self.standbys)
         self._turn = 0
+        self.tallies = Tallies()
+        self.pause = Pause(self)
         self.replay = Replay(settings, self.primary, self.standbys, ask or query, self._standby)
 
     @property
     def approach(self) -> Approach | None:
-        return self._tls.made if self._tls is not None else None
+        return self.tls.made if self.tls is not None else None
 
     @property
     def pools(self) -> list[Pool]:
         return [self.primary, *self.standbys]
+
+    @property
+    def all_pools(self) -> list[Pool]:
+        """Those that nothing is sent to included, by their numbers."""
+        return sorted((*self.pools, *self.former, *self.departing), key=lambda pool: pool.number)
 
     # --- who belongs together ----------------------------------------------------------------------------------------
 
@@ -195,6 +156,11 @@ class Cluster:
         roster = pool.rosters.get(login) or pool.roster(login)
         roster.dispatch(unit)
 
+    def would_wait(self, login: Login) -> bool:
+        """Whether what is for the primary has to wait for a worker now."""
+        roster = self.primary.rosters.get(login)
+        return roster is None or not roster.idle
+
     def _standby(self, login: Login, lsn: int = 0) -> Pool:
         """The standbys in turn, those that have workers and have replayed up to `lsn`; where there is none it is the
         primary's turn, and where there are no workers yet they are started."""
@@ -235,6 +201,10 @@ class Cluster:
             )
             known.changed()
         return known.router
+
+    def routers(self) -> list[tuple[str, Router]]:
+        """Of every database that is in use."""
+        return [(database, known.router) for database, known in self._catalogs.items()]
 
     def catalog_changed(self, database: str) -> None:
         """DDL was run through the pool: nothing that was known of the catalog holds until it was scanned again."""
@@ -277,6 +247,88 @@ class Cluster:
         self._catalogs.pop(database, None)
         self.on_leave(database)
 
+    # --- servers that come, go, or change their part -----------------------------------------------------------------
+
+    def add_standby(self, address: net.Address) -> Pool:
+        """One more standby, which is used from now on."""
+        self._numbers += 1
+        pool = Pool(self, self._numbers, address, is_primary=False)
+        self._join(pool)
+        return pool
+
+    def remove_standby(self, pool: Pool) -> None:
+        """Nothing new is sent to it; its workers go when they are done. It may be a server that was left out before."""
+        if pool in self.former:
+            self.former.remove(pool)
+        else:
+            self.standbys.remove(pool)
+            self.replay.left(pool)
+        pool.begin_anew(is_primary=False)
+        if pool.has_workers:
+            self.departing.append(pool)
+
+    def _join(self, pool: Pool) -> None:
+        was_on = self.replay.is_on
+        self.standbys.append(pool)
+        self.standbys.sort(key=lambda each: each.number)
+        self.replay.joined(pool)
+        if self.replay.is_on and not was_on:
+            self._begin_marking()
+
+    def _begin_marking(self) -> None:
+        """There is a first standby: whatever frontends have written before, their reads there are to see it."""
+        for group in list(self._groups.values()):
+            for frontend in list(group.frontends):
+                frontend.mark = self.replay.mark_for(group.login.database, frontend.may_use_standbys)
+                if frontend.mark is not None:
+                    frontend.mark.wrote(self.primary.progress)
+        for leases in self.primary.lent.values():
+            for lease in leases.busy():
+                lease.begin_marking()
+
+    def switch(self, pool: Pool, keep: bool = False) -> None:
+        """`pool`, which was a standby, is the primary. What was in flight on the old one is lost, and what waited for
+        it is run on the new one.
+
+        keep    the old one is a standby from now on, and takes reads
+        """
+        old = self.primary
+        if pool is old:
+            old.release()
+            return
+        if pool in self.standbys:
+            self.standbys.remove(pool)
+            self.replay.left(pool)
+        if pool in self.former:
+            self.former.remove(pool)
+        pool.begin_anew(is_primary=True)
+        self.primary = pool
+        self.replay.primary_changed(pool)
+        self.on_switch(old.address)
+        old.abandon("the primary has been replaced")
+        old.begin_anew(is_primary=False)
+        old.is_held = False
+        self.former.append(old)
+        if keep:
+            self.rejoined(old)
+        for known in self._catalogs.values():
+            known.changed()
+
+    def rejoined(self, pool: Pool) -> None:
+        """A former primary follows the new one, and is used as a standby."""
+        if pool in self.former:
+            self.former.remove(pool)
+            pool.begin_anew(is_primary=False)
+            self._join(pool)
+
+    def leave_out(self, pool: Pool) -> None:
+        """A standby is none any more: nothing is sent to it until it is."""
+        if pool in self.standbys:
+            self.standbys.remove(pool)
+            self.replay.left(pool)
+            pool.begin_anew(is_primary=False)
+            self.former.append(pool)
+
     # --- limits ------------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
@@ -288,13 +340,16 @@ class Cluster:
 
     def sweep(self, now: float) -> bool:
         """Keep the limits that are a matter of time; returns whether a unit waits or rides."""
+        for pool in (*self.former, *self.departing):
+            pool.sweep_outgoing(now)
+            if pool in self.departing and not pool.has_workers:
+                self.departing.remove(pool)
         for pool in self.pools:
             pool.sweep(now)
             if pool.is_down and now - pool.probed_at >= self.settings.standby_check_interval:
                 pool.probed_at = float("inf")  # until the probe has an answer
                 gevent.spawn(pool.probe)
-        rosters = [roster for pool in self.pools for roster in pool.rosters.values()]
-        goes_on = any(roster.waiting or roster.has_riders for roster in rosters)
+        goes_on = any(pool.is_crowded for pool in (*self.pools, *self.former, *self.departing))
         if self.is_watched and not goes_on:
             self.is_watched = False
             self.crowded.clear()
@@ -304,17 +359,22 @@ class Cluster:
     def retire_workers(self, user: str | None = None) -> None:
         """What workers of `user` (None: of everybody) were given when they logged in does not hold any more."""
         for pool in self.pools:
-            for login, roster in pool.rosters.items():
-                if user in (None, login.user):
-                    roster.retire_all()
-            for leases in pool.lent.values():
-                if user in (None, leases.user):
-                    leases.retire_all()
+            for crew in pool.crews:
+                if user in (None, crew.user):
+                    crew.retire_all()
+
+    def freshness_changed(self) -> None:
+        """A reload has changed what reads on standbys are sure to see, or how far behind standbys may be."""
+        if self.replay.settings_changed():
+            self._begin_marking()
+
+    def settings_changed(self) -> None:
+        """A reload: what was made of the settings is made again."""
+        for pool in self.pools:
+            pool.settings_changed()
 
     def busy_workers(self) -> list[Worker | Lease]:
-        rosters = [roster for pool in self.pools for roster in pool.rosters.values()]
-        lent = [leases for pool in self.pools for leases in pool.lent.values()]
-        return [*(each for roster in rosters for each in roster.busy()), *(each for one in lent for each in one.busy())]
+        return [worker for pool in self.all_pools for crew in pool.all_crews for worker in crew.busy()]
 
     def close(self) -> None:
         for pool in self.pools:

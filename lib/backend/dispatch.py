@@ -15,9 +15,10 @@ from typing import Any
 
 CLOSED_AFTER_S = 0.01
 MOVED_AFTER_S = 0.1
-_CHEAP = 0.3  # part of the rider limit up to which riding is better than an idle worker
+CHEAP = 0.3  # part of the rider limit up to which riding is better than an idle worker
 _RIVALS, _SHALLOW = 3, 6  # for so many rivals one batch more, and until there are those none is deeper than that
 _FEW = 4
+_TWO, _DEEP = 2, 32  # there are at least so many batches before one of them gets deeper than that
 _RELAYED_PER_S = 60_000  # statements that one process relays at most, about
 _KEPT_FOR_READS_S = 1.0  # after the last quick read
 _MIN_WORKERS_TO_KEEP_ONE = 4
@@ -77,6 +78,12 @@ def pick_worker(idle: Sequence[Any], group: object) -> int:
     return choice
 
 
+def know_enough(knowing: int, workers: int, wanting: int, waiting: int) -> bool:
+    """Whether those who set custom settings have their share of the workers: of those, as many know some as there are
+    units among the waiting that want to. (Who does not set any must not see them, and has only the others.)"""
+    return knowing * waiting >= wanting * workers
+
+
 def pick_unit(waiting: Sequence[Any], group: object, now: float) -> int:
     """The index in `waiting` (oldest first) of the unit that a worker tuned to `group` takes next.
 
@@ -102,25 +109,35 @@ def pick_batch(
     idle       idle workers that may be used instead
     rivals     workers that are busy with something alone
 
-    The first that has room. A read that is not cheap goes to an idle worker rather than behind others, and where there
-    is none to the worker where the fewest are ahead of it. Rivals get each its share of the server's processors, and
-    one worker with all the reads would get only one: so the more of them, the more workers for reads.
+    The first that has room; but before batches get deep there are as many as can answer what one process can relay. A
+    read that is not cheap goes to an idle worker rather than behind others, and where there is none to the worker where
+    the fewest are ahead of it. Rivals get each its share of the server's processors, and one worker with all the reads
+    would get only one: so the more of them, the more workers for reads.
     """
-    is_cheap = cost_s <= _CHEAP * limit_s
+    is_cheap = cost_s <= CHEAP * limit_s
     if idle:
         if not is_cheap:
             return -1
         if len(batches) < rivals // _RIVALS:
             depth = min(depth, _SHALLOW)
+        elif len(batches) < max(_TWO, cost_s * _RELAYED_PER_S):
+            depth = min(depth, _DEEP)
+    elif not is_cheap:
+        depth = min(depth, _DEEP)
     choice = -1
     for index, batch in enumerate(batches):
         ahead = len(batch.in_flight)
         if batch.open_to is group and ahead < depth:
-            if is_cheap:
+            if is_cheap and ahead < _DEEP:
                 return index
             if choice < 0 or ahead < len(batches[choice].in_flight):
                 choice = index
     return choice
+
+
+def easy_depth(depth: int, rivals: int) -> int:
+    """Up to how many in flight `pick_batch` takes the first batch for a cheap read, whatever else there is."""
+    return min(depth, _SHALLOW if rivals >= _RIVALS else _DEEP)
 
 
 def may_begin_batch(batches: Sequence[Any], group: object, cost_s: float) -> bool:
@@ -137,7 +154,7 @@ def may_begin_batch(batches: Sequence[Any], group: object, cost_s: float) -> boo
 def would_spread(batches: Sequence[Any], cost_s: float, limit_s: float) -> bool:
     """Whether reads that ride, as there is no idle worker, would use one more: when they are not cheap, and not so many
     are answered already that one process could not relay more."""
-    return cost_s > _CHEAP * limit_s and len(batches) < cost_s * _RELAYED_PER_S
+    return cost_s > CHEAP * limit_s and len(batches) < cost_s * _RELAYED_PER_S
 
 
 def most_kept(workers: int) -> int:

@@ -19,15 +19,15 @@ from gevent.event import AsyncResult, Event
 
 from lib import net
 from lib.backend import dialogue, tuning
-from lib.errors import ProtocolViolation
+from lib.errors import BackendLost, PoolError, ProtocolViolation
 from lib.route.verdict import Kind
 from lib.wire import messages
 from lib.wire.course import Course
 from lib.wire.framing import header
 
 if TYPE_CHECKING:
-    from lib.backend.cluster import Login
     from lib.backend.freshness import Mark
+    from lib.backend.groups import Login
     from lib.backend.leases import Leases
     from lib.route import Router
     from lib.tlsfiles import Approach
@@ -50,6 +50,9 @@ class Holder(Protocol):
 
     def backend_lost(self) -> None:
         """The server has closed the connection; what it said last has been passed on."""
+
+    def end(self, error: PoolError) -> None:
+        """Say why, and close."""
 
 
 class State(Enum):
@@ -75,6 +78,9 @@ class Lease:
     login       what it was started with
     holder      the frontend that has it
     course      of that frontend's session
+    sent_at     when it was last sent something after all had been answered
+    processed   how many statements it has answered
+    last_s      how long the last one took
     retiring    closed as soon as nobody has it
     spoilt      the same: something in its session lasts longer than DISCARD ALL
     ddl         the catalog was changed in a transaction that is still open
@@ -82,9 +88,10 @@ class Lease:
     """
 
     __slots__ = (
-        "_blocked", "_buffer", "_canceled", "_exchange", "_goodbye", "_mark", "_may_write", "_router", "_writes",
-        "cancels", "course", "ddl", "defines", "holder", "idle_since", "key", "login", "number", "parameters",
-        "retiring", "roster", "spoilt", "started_at", "state", "stream",
+        "_answers", "_block_since", "_blocked", "_buffer", "_canceled", "_exchange", "_goodbye", "_mark",
+        "_may_write", "_router", "_writes", "cancels", "course", "ddl", "defines", "holder", "idle_since", "key",
+        "last_s", "login", "number", "parameters", "processed", "retiring", "roster", "sent_at", "spoilt",
+        "started_at", "state", "stream",
     )  # fmt: skip
 
     def __init__(self, roster: Leases, login: Login, number: int, backend: dialogue.Backend) -> None:
@@ -102,6 +109,8 @@ class Lease:
         self._mark: Mark | None = None
         self._writes = self._may_write = False  # what was sent last; statements that it has prepared
         self.started_at = self.idle_since = time.monotonic()
+        self.sent_at = self.last_s = self._block_since = 0.0
+        self.processed = self._answers = 0
         self.cancels = 0
         self._canceled: Event | None = None
         self._exchange: _Exchange | None = None
@@ -111,6 +120,15 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"<Lease {self.number} {self.state.name} {self.roster.describe()} pid={self.key[0]}>"
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What a line of the log about it says beside its message, where lines have fields."""
+        pool = self.roster.pool
+        return {
+            "worker": self.number, "pool": pool.number, "server_pid": self.key[0], "user": self.login.user,
+            "database": self.login.database,
+        }  # fmt: skip
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -139,6 +157,8 @@ class Lease:
         if passed:
             stream.write(passed)
         if course.is_ready or stream.is_closed:
+            if course.is_ready:
+                self._count()
             if self.ddl or self._writes:
                 self._note_writes()
             holder.answered()
@@ -146,6 +166,24 @@ class Lease:
             self._blocked = True  # it does not read: the backend waits, as it would without us
             return b""
         return None
+
+    def _count(self) -> None:
+        """All that was sent was answered."""
+        tally, course = self.roster.tally, self.course
+        seconds, answers = time.monotonic() - self.sent_at, course.answers - self._answers
+        if answers > 0:
+            self._answers = course.answers
+            self.last_s = seconds
+            self.processed += answers
+            tally.session.run.add(seconds / answers, answers)
+        if course.status != b"I" or self._block_since:
+            tally.in_block_s += seconds
+        if course.status != b"I":
+            tally.in_blocks += answers
+            self._block_since = self._block_since or self.sent_at
+        elif self._block_since:
+            tally.block_s += time.monotonic() - self._block_since
+            self._block_since = 0.0
 
     def _take(self, data: bytes) -> None:
         """Messages while nobody has it: answers to the pool's own statements, or what a server says unasked."""
@@ -190,6 +228,7 @@ class Lease:
         self.state = State.LENT
         self.holder = holder
         self.course = Course()
+        self._answers, self._block_since = 0, 0.0
         self._router, self._mark = self.roster.router, self.roster.mark
 
     def look(self, tag: int, body: bytes | None) -> None:
@@ -231,6 +270,12 @@ class Lease:
         if self._mark is not None:
             self._mark.wrote(self.roster.pool.progress)
         self._writes = self._may_write
+
+    def begin_marking(self) -> None:
+        """There are standbys now, and reads there are to see what this session has written, if others' are."""
+        self._mark = self.roster.mark
+        if self._mark is not None:
+            self._mark.wrote(self.roster.pool.progress)
 
     @property
     def approach(self) -> Approach | None:
@@ -295,6 +340,20 @@ class Lease:
         with gevent.Timeout(_CLEAN_TIMEOUT_S, False):
             return exchange.done.get()
         return None
+
+    def hold(self) -> None:
+        """Nothing more is sent to the server, which may be gone."""
+        self.stream.cork()
+
+    def release(self) -> None:
+        self.stream.uncork()
+
+    def abandon(self, reason: str) -> None:
+        """The server is given up, and the session with it."""
+        if self.holder is not None:
+            lost = BackendLost("the server connection with the state of this session was lost", detail=reason)
+            self.holder.end(lost)
+        self.close(reason)
 
     def retire(self) -> None:
         """Close now when nobody has it, else when its session is over."""

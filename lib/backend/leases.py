@@ -1,7 +1,7 @@
 """The backends of one user and database on one server that are lent for whole sessions.
 
 Green. A frontend gets an idle one that was started with its own startup packet, or a new one, or waits for its turn:
-first come, first served. There are never more than `limit` of them (0: as many as the server takes).
+first come, first served. There are never more of them than max_workers (0: as many as the server takes).
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import gevent
 from gevent.event import Event
 
+from lib import modes
 from lib.backend import dialogue
+from lib.backend.crew import Crew
 from lib.backend.lease import Lease, State
-from lib.errors import NoWorkerInTime, PoolError
+from lib.errors import NoWorkerInTime
 
 if TYPE_CHECKING:
-    from lib.backend.cluster import Login
     from lib.backend.freshness import Mark
+    from lib.backend.groups import Login
     from lib.backend.pool import Pool
     from lib.route import Router
 
@@ -31,49 +33,53 @@ _LOOK_S = 1.0  # how often it is seen whether those who wait are still there
 _SAY_AGAIN_S = 60.0
 
 
-class Leases:
+class Leases(Crew):
     """All of one user and database.
 
-    leases     every one that is there
+    workers    every one that is there
     idle       those that nobody has, the one given back last is last
     waiting    an Event for each frontend that waits, set when it is to look again
-    starting   backends that are logging in
     last_login the one that a backend was started for last
     """
 
-    def __init__(self, pool: Pool, user: str, database: str, limit: int) -> None:
-        self.pool = pool
-        self.cluster = pool.cluster
-        self.user = user
-        self.database = database
-        self.limit = limit
-        self.address = pool.address
-        self.client_buffer = pool.settings.client_buffer
-        self.leases: list[Lease] = []
+    def __init__(self, pool: Pool, user: str, database: str) -> None:
+        super().__init__(pool, user, database)
+        self._read_settings()
+        self.workers: list[Lease] = []
         self.idle: list[Lease] = []
         self.waiting: deque[Event] = deque()
-        self.starting = 0
-        self.is_closed = False
         self.last_login: Login | None = None
         self._said_at = float("-inf")
 
     def __repr__(self) -> str:
         return (
-            f"<Leases {self.describe()} sessions={len(self.leases) - len(self.idle)} idle={len(self.idle)} "
+            f"<Leases {self.describe()} sessions={len(self.workers) - len(self.idle)} idle={len(self.idle)} "
             f"starting={self.starting} waiting={len(self.waiting)}>"
         )
 
-    def describe(self) -> str:
-        return f"{self.user}@{self.database} on {self.pool.describe()}"
+    def _read_settings(self) -> None:
+        settings = self.pool.settings
+        self.limit = modes.mode_of(settings, self.user, self.database).max_workers
+        self.client_buffer: int = settings.client_buffer
+
+    def settings_changed(self) -> None:
+        """A reload: the new limit holds for sessions that begin from now on."""
+        self._read_settings()
+        self._wake()
 
     @property
     def is_empty(self) -> bool:
-        return not (self.leases or self.starting or self.waiting)
+        return not (self.workers or self.starting or self.waiting)
 
     @property
-    def is_lent(self) -> bool:
+    def is_used(self) -> bool:
         """Whether somebody has one, or is about to."""
-        return len(self.leases) > len(self.idle) or bool(self.waiting)
+        return len(self.workers) > len(self.idle) or bool(self.waiting)
+
+    @property
+    def held(self) -> int:
+        """How many somebody has."""
+        return len(self.busy())
 
     # --- for a frontend that logs in ---------------------------------------------------------------------------------
 
@@ -87,14 +93,16 @@ class Leases:
         return next(fit, None)
 
     def _has_room(self) -> bool:
-        return not self.limit or len(self.leases) - len(self.idle) + self.starting < self.limit
+        if self.limit and len(self.workers) - len(self.idle) + self.starting >= self.limit:
+            return False
+        return self.pool.has_room(self.user, self.database, True)
 
     def start(self, login: Login, answer: dialogue.Answer) -> Lease:
         """Start a backend with the packet of `login`; it is idle then. The pool hears how it went."""
         self.starting += 1
         self.last_login = login
         try:
-            while self.limit and self.idle and len(self.leases) + self.starting > self.limit:
+            while self.limit and self.idle and len(self.workers) + self.starting > self.limit:
                 self.idle[0].close()  # of another packet: idle ones of this one are taken before
             return self._start(login, answer)
         finally:
@@ -102,19 +110,12 @@ class Leases:
             self._wake()
 
     def _start(self, login: Login, answer: dialogue.Answer) -> Lease:
-        try:
-            backend = dialogue.open_backend(
-                self.address, login.startup, answer, self.pool.settings.connect_timeout, self.pool.cluster.approach
-            )
-        except PoolError as error:
-            self.pool.start_failed(error)
-            raise
-        self.pool.start_succeeded(backend)
+        backend = self.log_in(login, answer)
         lease = Lease(self, login, self.pool.next_worker_number(), backend)
-        self.leases.append(lease)
+        self.workers.append(lease)
         gevent.spawn(lease.run)
         # A login that only the server can check is passed on to it even when there is no room.
-        if self.is_closed or (self.limit and len(self.leases) > self.limit):
+        if self.is_closed or (self.limit and len(self.workers) > self.limit):
             lease.close()
         else:
             self.idle.append(lease)
@@ -160,7 +161,7 @@ class Leases:
         if now >= deadline:
             raise NoWorkerInTime(
                 "no worker became free within query_wait_timeout",
-                detail=f"{len(self.leases)} sessions of {self.describe()} are all that max_workers allows.",
+                detail=f"{len(self.workers)} sessions of {self.describe()} are all that max_workers allows.",
                 hint="Raise max_workers, or have clients that do not need their session disconnect.",
             )
         place.wait(min(_LOOK_S, deadline - now))
@@ -186,8 +187,9 @@ class Leases:
     def lease_gone(self, lease: Lease) -> None:
         if lease in self.idle:
             self.idle.remove(lease)
-        if lease in self.leases:
-            self.leases.remove(lease)
+        if lease in self.workers:
+            self.workers.remove(lease)
+            self.tally.processed += lease.processed
         self._wake()
 
     def sweep(self, now: float) -> None:
@@ -207,7 +209,7 @@ class Leases:
 
     def retire_all(self) -> None:
         """Every one goes as soon as its session is over: what it logged in with, or as, has changed."""
-        for lease in self.leases[:]:
+        for lease in self.workers[:]:
             lease.retire()
 
     def close(self) -> None:
@@ -215,8 +217,32 @@ class Leases:
         self.is_closed = True
         self.retire_all()
 
+    def hold(self) -> None:
+        """Nothing more is sent to the server; see Lease.hold."""
+        for lease in self.workers:
+            lease.hold()
+
+    def hold_gently(self) -> bool:
+        """Hold those sessions that are between two transactions: whether all are."""
+        for lease in self.workers:
+            if lease.state is not State.LENT or lease.course.is_idle:
+                lease.hold()
+        return all(lease.stream.is_corked for lease in self.workers)
+
+    def release(self) -> None:
+        for lease in self.workers[:]:
+            lease.release()
+
+    def abandon(self, reason: str) -> None:
+        """The server is given up, and every session on it."""
+        self.is_closed = True
+        for lease in self.workers[:]:
+            lease.abandon(reason)
+        for place in self.waiting:
+            place.set()
+
     def busy(self) -> list[Lease]:
-        return [lease for lease in self.leases if lease.state is State.LENT]
+        return [lease for lease in self.workers if lease.state is State.LENT]
 
     # --- what is known of the database -------------------------------------------------------------------------------
 
@@ -228,14 +254,3 @@ class Leases:
     def mark(self) -> Mark | None:
         """Where writes are noted for those who read them on a standby; of sessions only what others read matters."""
         return self.cluster.replay.mark_for(self.database, False) if self.pool.is_primary else None
-
-    @property
-    def customs(self) -> set[str]:
-        """Names of custom settings that have been seen in the database."""
-        return self.cluster.customs(self.database)
-
-    def learn_customs(self, names: frozenset[str]) -> None:
-        self.cluster.learn_customs(self.database, names)
-
-    def catalog_changed(self) -> None:
-        self.cluster.catalog_changed(self.database)

@@ -57,15 +57,9 @@ class Leaving:
         del self._again[database]
 
     def _let_go(self, database: str) -> None:
-        rosters = [
-            roster for pool in self._pools() for login, roster in pool.rosters.items() if login.database == database
-        ]
-        lent = [leases for pool in self._pools() for leases in pool.lent.values() if leases.database == database]
-        is_used = any(roster.login.frontends for roster in rosters) or any(each.is_lent for each in lent)
-        if is_used:
+        crews = [crew for pool in self._pools() for crew in pool.crews if crew.database == database]
+        if any(crew.is_used for crew in crews):
             return
         self._forget(database)
-        for roster in rosters:
-            roster.retire_all()
-        for leases in lent:
-            leases.retire_all()
+        for crew in crews:
+            crew.retire_all()

@@ -40,7 +40,7 @@ MAX_HELD_BYTES = 65_536  # a message longer than this is passed on in parts, and
 MAX_DISCARDED_BYTES = 1_000_000  # what is read for a frontend that is gone, before its backend is given up instead
 _ACTED_ON = ERROR | NOTICE | PARAMETER | NOTIFICATION | COPY_IN  # what in an answer is looked at before it is passed on
 _UNASKED = ERROR | NOTICE | PARAMETER | NOTIFICATION  # what a backend may say at any time
-_DATA_ROW = ord("D")
+_ERROR_TAG = ord("E")
 _LAST_WARNING = "quickdie"  # the server's routine that says goodbye in a crash or an immediate shutdown: a WARNING only
 
 
@@ -88,6 +88,11 @@ class Relay(ABC):
         self._discarded = 0
 
     @property
+    def farewell(self) -> bytes | None:
+        """The FATAL with which the server has ended it, as it came."""
+        return self._goodbye if self._goodbye is not None and self._goodbye[0] == _ERROR_TAG else None
+
+    @property
     def mid_message(self) -> bool:
         return self._skip > 0
 
@@ -117,6 +122,7 @@ class Relay(ABC):
             if seen & _ACTED_ON or unit is None or unit.__class__ is not Unit or unit.is_followed:
                 self._walk(unit, data, begin, position, end)
             elif end > begin:
+                unit.has_parsed = unit.has_parsed or seen & PARSED > 0
                 self._pass_on(unit, data if begin == 0 and end == stop else data[begin:end])
             begin = position = end
             if last == READY_TAG:
@@ -157,7 +163,7 @@ class Relay(ABC):
         if unit is None and not INTERESTING[data[end]] & _UNASKED:
             raise ProtocolViolation(f"unexpected message type {data[end : end + 1]!r} from an idle backend")
         rest = missing(data, end, stop)
-        is_kept = not isinstance(unit, Unit) and (unit is None or unit.keeps_rows)
+        is_kept = not isinstance(unit, Unit) and (unit is None or bool(unit.keeps))
         if rest is None or stop - end + rest <= MAX_HELD_BYTES or INTERESTING[data[end]] or is_kept:
             # In parts, for a long ErrorResponse must not be copied with every read.
             self._parts = [data[end:stop]]
@@ -176,9 +182,17 @@ class Relay(ABC):
             tag, length = header(data, position)
             following = position + 1 + length
             if script is not None:
+                if script.hidden and script.is_hidden(tag, data[position:following]):
+                    kept.append(data[begin:position])
+                    begin = position = following
+                    continue
                 script.received(tag)
-            if not self._concerns_frontend(unit, INTERESTING[tag], data[position:following]):
+            kind = INTERESTING[tag]
+            if not self._concerns_frontend(unit, kind, data[position:following]):
                 kept.append(data[begin:position])
+                begin = following
+            elif kind == ERROR and isinstance(unit, Unit) and (unit.uses or unit.makes):
+                kept += (data[begin:position], unit.named(data[position:following]))
                 begin = following
             elif script is None and isinstance(unit, Unit):
                 script = unit.script  # a COPY has just begun
@@ -210,7 +224,7 @@ class Relay(ABC):
                 raise ProtocolViolation(f"unexpected message type {raw[:1]!r} from an idle backend")
             return self.holder is not None
         if isinstance(unit, Exchange):
-            if raw[0] == _DATA_ROW and unit.keeps_rows:
+            if raw[0] in unit.keeps:
                 unit.rows.append(raw)
             # Startup values that are brought back are the frontend's, and it is told of them as of its own RESET.
             return kind == PARAMETER and self.holder is not None and unit.is_shown
@@ -221,6 +235,10 @@ class Relay(ABC):
         elif kind == PARSED and unit.swallow:
             unit.swallow -= 1
             return False
+        elif unit.watch is not None:
+            unit.watch.received(raw[0], raw)
+        if kind == PARSED:
+            unit.has_parsed = True
         return True
 
     def _withholds(self, unit: Unit | Exchange) -> bool:
@@ -231,7 +249,8 @@ class Relay(ABC):
         return True
 
     def _error(self, unit: Unit | Exchange | None, raw: bytes) -> bool:
-        if messages.severity(messages.error_fields(raw)) in ("FATAL", "PANIC"):
+        fields = messages.error_fields(raw)
+        if messages.severity(fields) in ("FATAL", "PANIC"):
             self._goodbye = raw  # the end of the stream follows, and says what it means for whom
             return False
         if unit is None:
@@ -240,6 +259,7 @@ class Relay(ABC):
             unit.error = unit.error or raw
             return False
         unit.failed = True
+        self.roster.tally.errors[fields.get("C", "")] += 1
         return True
 
     def _pass_on(self, unit: Unit | Exchange | None, data: bytes) -> None:

@@ -19,12 +19,12 @@ from gevent.event import Event
 
 from lib import net
 from lib.backend import freshness
-from lib.backend.freshness import NEVER, Mark
+from lib.backend.freshness import NEVER, Mark, Progress
 from lib.backend.lag import History, Standing
 from lib.errors import AdminQueryFailed, PoolError
 
 if TYPE_CHECKING:
-    from lib.backend.cluster import Login
+    from lib.backend.groups import Login
     from lib.backend.pool import Pool
     from lib.backend.unit import Unit
     from lib.config import Settings
@@ -69,13 +69,10 @@ class Replay:
         self, settings: Settings, primary: Pool, standbys: Sequence[Pool], ask: Ask,
         choose: Callable[[Login, int], Pool],
     ) -> None:  # fmt: skip
-        self.is_on = bool(standbys) and settings.read_your_writes != "off"
-        self._is_for_all = settings.read_your_writes == "all"
-        self._patience_s = min(settings.read_your_writes_timeout, settings.query_wait_timeout or inf)
-        self._max_lag = settings.max_lag
-        self._look_every_s = min(settings.lag_check_interval, settings.max_lag / 2)
-        self._primary = primary
+        self._settings = settings
         self._standbys = standbys
+        self._read_settings()
+        self._primary = primary
         self._ask = ask
         self._choose = choose
         self._marks: dict[str, Mark] = {}  # of databases
@@ -87,13 +84,52 @@ class Replay:
         self._unanswered: set[Pool] = set()  # who could not be asked, as the log has been told
         self._left_out: set[Pool] = set()  # the same of who is too far behind
         self._history = History(settings.max_lag)
-        self._standings = {pool: Standing() for pool in standbys} if settings.max_lag else {}
-        self._look_at = {pool: Event() for pool in self._standings}
-        for pool in self._standings:
-            pool.is_behind = True  # until it has been looked at
+        self._standings: dict[Pool, Standing] = {}
+        self._look_at: dict[Pool, Event] = {}
+        self._watchers: dict[Pool, gevent.Greenlet] = {}
+        self._is_watching = False
+        self._look_at_primary = Event()
+        for pool in standbys:
+            self.joined(pool)
 
     def __repr__(self) -> str:
         return f"<Replay waiting={len(self._waiting)} {self._primary.progress!r}>"
+
+    def _read_settings(self) -> None:
+        settings = self._settings
+        self._mode = settings.read_your_writes
+        self._is_wanted = self._mode != "off"
+        self._is_for_all = self._mode == "all"
+        self.is_on = self._is_wanted and bool(self._standbys)
+        self._patience_s = min(settings.read_your_writes_timeout, settings.query_wait_timeout or inf)
+        self._max_lag = settings.max_lag
+        self._look_every_s = min(settings.lag_check_interval, settings.max_lag / 2)
+
+    def settings_changed(self) -> bool:
+        """A reload. Reads that wait do so no longer than was meant when they came.
+
+        returns   whether marks are to be given out anew
+        """
+        mode, had_limit = self._mode, bool(self._max_lag)
+        self._read_settings()
+        self._history.keep_s = self._max_lag
+        if had_limit != bool(self._max_lag):
+            for pool in self._standbys:
+                if self._max_lag:
+                    self._begin_to_look(pool)
+                else:
+                    self._end_looking(pool)
+        self._look_at_primary.set()
+        for event in self._look_at.values():
+            event.set()
+        if mode != self._mode:
+            self._marks.clear()
+        return mode != self._mode
+
+    @property
+    def waiting(self) -> int:
+        """How many reads wait for a standby."""
+        return len(self._waiting)
 
     # --- writes ------------------------------------------------------------------------------------------------------
 
@@ -214,19 +250,20 @@ class Replay:
     def _ask_server(self, pool: Pool, now: float, every_s: float) -> bool:
         if pool.is_down or not pool.progress.may_ask(now, every_s):
             return False
-        gevent.spawn(self._question, pool, pool.progress.begin(now))
+        gevent.spawn(self._question, pool, pool.progress, pool.progress.begin(now))
         return True
 
-    def _question(self, pool: Pool, number: int) -> None:
+    def _question(self, pool: Pool, progress: Progress, number: int) -> None:
+        # Of a server that has become something else meanwhile what it says is noted where nobody looks any more.
         try:
             lsn = self._lsn_of(pool)
         except PoolError as error:
-            pool.progress.fail(time.monotonic())
+            progress.fail(time.monotonic())
             self._failed(pool, error)
         else:
-            pool.progress.answer(number, lsn)
+            progress.answer(number, lsn)
             self._answered(pool)
-            reached = max(each.progress.lsn for each in self._standbys)
+            reached = max((each.progress.lsn for each in self._standbys), default=0)
             if reached >= min(self._late, self._primary.progress.lsn):
                 self._late = 0
         self._wake.set()
@@ -253,33 +290,80 @@ class Replay:
             self._unanswered.remove(pool)
             log.info("%s says again how far it is", pool.describe())
 
+    # --- servers that come and go ------------------------------------------------------------------------------------
+
+    def joined(self, pool: Pool) -> None:
+        """It is one of the standbys now."""
+        self.is_on = self._is_wanted
+        if self._max_lag:
+            self._begin_to_look(pool)
+
+    def _begin_to_look(self, pool: Pool) -> None:
+        self._standings[pool] = Standing()
+        self._look_at[pool] = Event()
+        pool.is_behind = True  # until it has been looked at
+        if self._is_watching:
+            self._watchers[pool] = gevent.spawn(self._watch, pool)
+
+    def left(self, pool: Pool) -> None:
+        """It is not any more."""
+        self._end_looking(pool)
+
+    def _end_looking(self, pool: Pool) -> None:
+        self._standings.pop(pool, None)
+        self._look_at.pop(pool, None)
+        watcher = self._watchers.pop(pool, None)
+        if watcher is not None:
+            watcher.kill(block=False)
+        for told in (self._unanswered, self._left_out):
+            told.discard(pool)
+        pool.is_behind = False
+
+    def primary_changed(self, primary: Pool) -> None:
+        """Another server is the primary. It is asked anew for what was written before: what the last one has said of
+        the end of its WAL may be more than this one ever had."""
+        primary.progress.begun = self._primary.progress.begun
+        self._primary = primary
+        self._history = History(self._max_lag)
+        self._late = 0
+        for pool in self._standbys:
+            pool.progress.forget()
+        self._wake.set()
+
     # --- standbys that are too far behind ----------------------------------------------------------------------------
 
     def watch(self) -> None:
         """Keep those left out that are further behind than max_lag, as long as the pool runs."""
-        if self._standings:
-            threads = [gevent.spawn(self._watch, pool) for pool in self._standings]
-            threads.append(gevent.spawn(self._watch_primary))
-            try:
-                gevent.joinall(threads)
-            finally:
-                gevent.killall(threads)
+        self._is_watching = True
+        self._watchers = {pool: gevent.spawn(self._watch, pool) for pool in self._standings}
+        try:
+            self._watch_primary()
+        finally:
+            self._is_watching = False
+            gevent.killall(list(self._watchers.values()))
 
     def _watch_primary(self) -> None:
         while True:
-            asked_at = time.monotonic()
+            if not self._max_lag:
+                self._look_at_primary.wait()
+                self._look_at_primary.clear()
+                continue
+            asked_at, primary = time.monotonic(), self._primary
             try:
-                lsn = self._lsn_of(self._primary)
+                lsn = self._lsn_of(primary)
             except PoolError as error:
                 self._history.failed(time.monotonic())
-                self._failed(self._primary, error)
+                self._failed(primary, error)
             else:
+                if primary is not self._primary:
+                    continue
                 is_first = not self._history
                 self._history.add(lsn, asked_at, time.monotonic())
-                self._answered(self._primary)
+                self._answered(primary)
                 for event in self._look_at.values() if is_first else ():
                     event.set()
-            gevent.sleep(self._look_every_s)
+            self._look_at_primary.wait(self._look_every_s)
+            self._look_at_primary.clear()
 
     def _watch(self, pool: Pool) -> None:
         standing, look_at = self._standings[pool], self._look_at[pool]
@@ -307,6 +391,11 @@ class Replay:
             self._left_out.add(pool)
             behind = f"it is {standing.behind_s:.1f} s behind the primary, and max_lag is {self._max_lag:g} s"
             log.warning("%s is left out: %s", pool.describe(), why or behind)
+
+    def behind_s(self, pool: Pool) -> float | None:
+        """How many seconds a standby was behind, at least, when it was asked last; None where nobody looks."""
+        standing = self._standings.get(pool)
+        return standing.behind_s if standing is not None and standing.is_known else None
 
     def came_in(self, pool: Pool, was_away: bool) -> None:
         """A worker has logged in to a standby, which may have been restarted since it was asked how far it is; if it

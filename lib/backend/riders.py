@@ -16,34 +16,36 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from lib.backend.dispatch import CLOSED_AFTER_S, MOVED_AFTER_S
-from lib.backend.relay import Relay
-from lib.backend.unit import SOMEBODYS, Exchange, Stale, Unit
-from lib.wire.framing import PARSED, READY, READY_TAG, scan
+from lib.backend.parsed import Parsed
+from lib.backend.unit import Exchange, Stale, Unit
+from lib.wire.framing import end_of_read
 
 if TYPE_CHECKING:
     from lib.backend import dialogue
-    from lib.backend.cluster import Group
+    from lib.backend.groups import Group
     from lib.backend.roster import Roster
     from lib.route.known import Known
 
-_IDLE = ord("I")
-_USUAL = READY | PARSED  # what needs no looking at: a ParseComplete is the frontend's own where nothing is swallowed
+SOME = 7  # of so many, and one more, one is looked at
 _LARGE_BYTES = 65_536  # an answer of more than this counts as slow
 
 
-class Riders(Relay):
+class Riders(Parsed):
     """What a worker knows of the reads that share its backend.
 
     open_to      the group whose quick reads may ride here now, or None
     head_since   when the oldest unit in flight became that
     is_awaited   takes no riders any more, because something waits for it alone
     processed    how many units it has answered
-    unnamed      the Parse that made the unnamed statement that the backend has now
+    tally        what is counted of those of its roster
+    ran_shared   how long those took of them that may share a worker
+    note_run     notes there how long one took that had its worker alone
+    last_s       how long the last one took
     """
 
     __slots__ = (
-        "_is_batch", "_is_exact", "_large", "_limit_s", "_struck", "_trial", "_trial_left", "_trial_rest",
-        "_trial_since", "head_since", "is_awaited", "open_to", "processed", "unnamed",
+        "_is_batch", "_is_exact", "_large", "_struck", "_trial", "_trial_left", "_trial_rest", "_trial_since",
+        "head_since", "is_awaited", "last_s", "note_run", "open_to", "processed", "ran_shared", "rider_limit", "tally",
     )  # fmt: skip
 
     def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
@@ -52,8 +54,11 @@ class Riders(Relay):
         self.head_since = 0.0
         self.is_awaited = False
         self.processed = 0
-        self.unnamed: bytes | None = None
-        self._limit_s: float = roster.rider_limit
+        self.last_s = 0.0
+        self.tally = roster.tally
+        self.ran_shared = self.tally.shared.run
+        self.note_run = self.tally.alone.run.noted.append
+        self.rider_limit: float = roster.rider_limit
         self._is_exact = roster.cluster.turns.had_to_wait
         self._trial: Known | None = None  # what is tried now: units that were sent together
         self._trial_left = self._trial_rest = 0  # units still to be answered, now and at `_trial_since`
@@ -79,7 +84,7 @@ class Riders(Relay):
         self.head_since = monotonic()
         self._struck = None
         known = unit.known
-        self._is_batch = known is not None and known.cost_s <= self._limit_s
+        self._is_batch = known is not None and known.cost_s <= self.rider_limit
         if self._is_batch and not self.retiring:
             self.open_to = unit.group
             self.roster.batch_begins(self)
@@ -87,11 +92,10 @@ class Riders(Relay):
     def ride(self, unit: Unit) -> None:
         """Send `unit` behind those that are in flight; what rides in one turn of the loop leaves in one send."""
         unit.worker = self
-        self.unnamed = SOMEBODYS
         self.in_flight.append(unit)
         if len(self.in_flight) == 2:
             self.roster.cluster.watch()
-        self.stream.write_later(unit.prepared(self) if unit.wants_unnamed else unit.data)
+        self.stream.write_later(self.led(unit) if unit.uses else unit.data)
 
     def close_batch(self) -> None:
         """Nothing more rides here until all that is in flight was answered."""
@@ -117,7 +121,7 @@ class Riders(Relay):
             return
         seconds = at - since
         if self._large > _LARGE_BYTES:
-            seconds = max(seconds, 2 * answered * self._limit_s)
+            seconds = max(seconds, 2 * answered * self.rider_limit)
         self._large = 0
         self.roster.answered_at = at
         if self.head_since == since:
@@ -125,9 +129,9 @@ class Riders(Relay):
         if trial is not None:
             if trial is self._trial:
                 self._follow_trial(answered, at)
-        elif head.known is not None and self._limit_s > 0:
+        elif head.known is not None and self.rider_limit > 0:
             was_alone = head.known.cost_s == inf
-            head.known.took(seconds, answered, in_batch, self._is_exact, self._limit_s, at)
+            head.known.took(seconds, answered, in_batch, self._is_exact, self.rider_limit, at)
             is_alone = head.known.cost_s == inf
             if was_alone and not is_alone:
                 self.roster.became_quick()
@@ -146,7 +150,7 @@ class Riders(Relay):
     def _end_trial(self, each_s: float = inf) -> None:
         trial, self._trial = self._trial, None
         if trial is not None:
-            trial.end_trial(each_s, self._is_exact(), self._limit_s, monotonic())
+            trial.end_trial(each_s, self._is_exact(), self.rider_limit, monotonic())
             if trial.cost_s != inf:
                 self.roster.became_quick()
 
@@ -159,15 +163,16 @@ class Riders(Relay):
             self._feed(data)
             return
         at, since, processed = monotonic(), self.head_since, self.processed
+        depth = len(in_flight)
         trial, in_batch = self._trial, self._is_batch
         position, stop = 0, len(data)
         if not self._parts and not self._skip:
             while in_flight:
                 unit = in_flight[0]
-                if unit.known is None or unit.swallow:
+                if unit.known is None or (not unit.is_plain and (unit.swallow or unit.watch is not None)):
                     break
-                end, last, seen = scan(data, position, stop)
-                if last != READY_TAG or seen | PARSED != _USUAL or data[end - 1] != _IDLE:
+                end = end_of_read(data, position)
+                if not end:
                     break
                 if end < stop and len(in_flight) == 1:
                     break  # nobody has asked for what comes behind
@@ -175,16 +180,28 @@ class Riders(Relay):
                 frontend.stream.write(data[position:end] if position or end < stop else data)
                 in_flight.popleft()
                 self.processed += 1
+                unit.known.calls += 1
                 if not in_flight:
-                    self._note_unnamed(unit)
                     self._drained()
                 frontend.read_done(unit)
                 position = end
         if position < stop:
             self._feed(data[position:] if position else data)
-        self._learn(head, trial, in_batch, self.processed - processed, stop, since, at)
+        answered = self.processed - processed
+        if answered and (depth == 1 or not self.processed & SOME):
+            self._count(head.known, (at - since) * depth / answered, answered if depth == 1 else answered * (SOME + 1))
+            if answered == depth == 1 and head.known.calls & SOME == 1:
+                head.known.saw(data)
+        self._learn(head, trial, in_batch, answered, stop, since, at)
         if self.open_to is not None and self.roster.waiting.quick:
             self.roster.fill(self)
+
+    def _count(self, known: Known, each_s: float, times: int) -> None:
+        """So long took a unit of those that were answered: `depth` were in flight all the time, and those that were
+        answered have each had their share of it. Where units ride, some are counted for the others."""
+        self.last_s = each_s
+        self.ran_shared.add(each_s, times)
+        known.sample(each_s, times)
 
     def is_late(self, now: float) -> bool:
         """Whether the head has been running for so long that nobody may ride behind it any more."""
@@ -210,24 +227,25 @@ class Riders(Relay):
                 known.caught(is_sure, now)
             self.move_riders()
 
-    def move_riders(self) -> None:
-        """Have all behind the head run elsewhere; their answers here will be nobody's."""
+    def move_riders(self, with_head: bool = False) -> None:
+        """Have all behind the head run elsewhere, or all; their answers here will be nobody's."""
         self.close_batch()
         self._end_trial()
         moved: list[Unit] = []
         for index, unit in enumerate(self.in_flight):
-            if index and isinstance(unit, Unit):
-                self.in_flight[index] = Stale(self._stale_answered)
+            if (index or with_head) and isinstance(unit, Unit):
+                self._make_stale(index, unit)
                 moved.append(unit)
         self.roster.requeue(*moved)
+
+    def _make_stale(self, index: int, unit: Unit) -> None:
+        self.in_flight[index] = Stale(self._stale_answered)
+        if unit.lead:
+            self.statements.doubt(unit.lead)
 
     @abstractmethod
     def _drained(self) -> None:
         """All reads that shared the backend were answered."""
-
-    @abstractmethod
-    def _note_unnamed(self, unit: Unit) -> None:
-        """`unit`, which was answered, was the last in flight."""
 
     @abstractmethod
     def _stale_answered(self, stale: Exchange) -> None:
@@ -240,7 +258,7 @@ class Riders(Relay):
         except ValueError:
             return False
         if index:
-            self.in_flight[index] = Stale(self._stale_answered)
+            self._make_stale(index, unit)
             unit.worker = None
             self._end_trial()  # its answer will not be counted
         return index > 0

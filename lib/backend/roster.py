@@ -1,13 +1,15 @@
-"""The workers of one server for one login, and the units that wait for one of them.
+"""Which of a server's workers for one login has which unit, and which units wait for one.
 
 Green. A login is what a backend is started with: user, database, and the few settings that only a startup packet can
-set. Its frontends, in however many groups, share these workers. How many there are is decided in `dispatch`.
+set. Its frontends, in however many groups, share these workers. What goes where is decided in `dispatch`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -16,68 +18,45 @@ import gevent
 from lib import modes
 from lib.backend import dialogue, dispatch
 from lib.backend.crowd import Crowd
-from lib.backend.riders import Riders
+from lib.backend.riders import SOME, Riders
+from lib.backend.staff import Staff
 from lib.backend.unit import Unit, Visit
 from lib.backend.upkeep import Upkeep
-from lib.backend.waiting import Waiting
-from lib.backend.worker import State, Worker
-from lib.errors import NoWorkerInTime, PoolError, ServerRefused
+from lib.backend.worker import Worker
 from lib.route.known import TRIED_TOGETHER
-from lib.wire import messages
 
 if TYPE_CHECKING:
-    from lib.backend.cluster import Group, Login
+    from lib.backend.groups import Group, Login
     from lib.backend.pool import Pool
 
 log = logging.getLogger(__name__)
 
 _UNFIT_PATIENCE_S = 0.1  # how long the oldest is passed over by workers that may not serve it
+_LOOKED_AT = 64  # how many of those that wait tell whether enough workers know custom settings
 _COSMETIC = frozenset({"application_name"})
-_REFUSED_PAUSE_S = 2.0  # after the server had no place for one more, how long we make do with what we have
+_TELL_EVERY_S = 0.25
 
 
-class Roster:
+class Roster(Staff):
     """Workers, idle ones, and waiting units of one login on one server.
 
-    idle           workers that anybody may have; the one used last is last
     batches        workers that take riders, the one that began first is first
-    waiting        units and visits
-    starting       workers that are logging in
-    relayed        those of them whose frontend is asked by the server itself, and may take its time
     last_batch_at  when quick reads were last under way
     answered_at    when one of them was last answered, on any worker
     """
 
     def __init__(self, pool: Pool, login: Login) -> None:
-        self.pool = pool
-        self.cluster = pool.cluster
-        self.login = login
-        self.address = pool.address
-        self.client_buffer = pool.settings.client_buffer
-        self.rider_depth: int = pool.settings.rider_depth
-        rule = modes.mode_of(pool.settings.pool_mode, pool.settings.pool_modes, login.user, login.database)
-        rides = pool.settings.riders and rule.pool_mode == modes.STATEMENT
-        self.rider_limit: float = pool.settings.rider_limit if rides else -1.0
-        self.max_workers = pool.settings.max_workers if rule.max_workers is None else rule.max_workers
+        super().__init__(pool, login)
+        self._read_settings()
         # Settings that no worker is tuned for, whoever has set them.
         self.cosmetic = _COSMETIC if not pool.settings.track_application_name else frozenset[str]()
         self.bare_group: Group = pool.cluster.group(login, ())
-        # Of a cleaned worker that knows custom settings: no frontend is in it, so it is asked whether it may serve.
-        self.cleaned_group: Group = type(self.bare_group)(login, ())
-        self.workers: list[Worker] = []
-        self.idle: list[Upkeep] = []
         self.batches: list[Riders] = []
-        self.waiting = Waiting()
-        self.starting = self.relayed = 0
-        self.is_closed = False
-        # A server that may have been restarted may be further behind than when it was chosen.
-        self._may_fall_back = not pool.is_primary and pool.cluster.replay.is_on
+        self._easy_depth = 0  # up to which the first batch takes cheap reads, whatever else there is
         self._crowd = Crowd()
         self.last_batch_at = self.answered_at = -inf
         self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
-        self._paused_until = 0.0
-        self._retry_is_due = False
-        self._last_was_fruitless = False  # the last worker that is gone was lost before it had answered anything
+        self._tell_at = 0.0  # when those who wait are looked at again
 
     def __repr__(self) -> str:
         return (
@@ -85,8 +64,26 @@ class Roster:
             f"held={self.held} starting={self.starting} waiting={len(self.waiting)}>"
         )
 
-    def describe(self) -> str:
-        return f"{self.login.user}@{self.login.database} on {self.pool.describe()}"
+    def _read_settings(self) -> None:
+        settings = self.pool.settings
+        mode = modes.mode_of(settings, self.user, self.database)
+        rides = settings.riders and mode.pool_mode == modes.STATEMENT
+        self.client_buffer: int = settings.client_buffer
+        self.rider_depth: int = settings.rider_depth
+        self.rider_limit: float = settings.rider_limit if rides else -1.0
+        self._cheap_s = dispatch.CHEAP * self.rider_limit
+        self.max_workers = mode.max_workers
+
+    def settings_changed(self) -> None:
+        """A reload: what is in flight goes on, and what waits is sorted anew."""
+        self._read_settings()
+        for worker in self.workers:
+            worker.rider_limit = self.rider_limit
+            worker.close_batch()
+        waiting = self.waiting.drain()
+        for unit in waiting:
+            self.waiting.add(unit, self._is_quick(unit))
+        self._offer()
 
     # --- units -------------------------------------------------------------------------------------------------------
 
@@ -96,21 +93,27 @@ class Roster:
         if known is None or known.cost_s > self.rider_limit or not isinstance(unit, Unit):
             self._dispatch_alone(unit)
             return
-        quick = self.waiting.quick
+        quick, batches = self.waiting.quick, self.batches
         if quick and quick[-1].group is unit.group:
             unit.queued_at = time.monotonic()
             quick.append(unit)  # behind others, for which all has been done that can be
             return
-        batches = self.batches
         if batches and not quick:
-            idle = len(self.idle)
-            rivals = len(self.workers) - idle - len(batches)
+            batch = batches[0]
+            if (
+                unit.is_plain and batch.open_to is unit.group and 1 < len(batch.in_flight) < self._easy_depth
+                and known.cost_s <= self._cheap_s
+            ):  # fmt: skip
+                batch.ride(unit)  # what comes out below in nearly all cases
+                return
             index = dispatch.pick_batch(
-                batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, idle, rivals
+                batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, len(self.idle), self._rivals
             )
             if index >= 0:
                 batch = batches[index]
-                if len(batch.in_flight) > 1 or not batch.is_late(time.monotonic()):
+                if unit.uses and not batch.takes(unit):
+                    self._dispatch_alone(unit)
+                elif len(batch.in_flight) > 1 or not batch.is_late(time.monotonic()):
                     batch.ride(unit)
                 else:
                     batch.close_batch()  # nobody rode behind it, so nobody has looked at it
@@ -186,6 +189,8 @@ class Roster:
         for unit in wanted:
             if isinstance(unit, Unit):
                 unit.worker = None
+                if unit.lead:  # that was for another backend
+                    unit.lead, unit.swallow = (), 0
         if self.is_closed or self.pool.is_down or self._may_fall_back:
             for unit in wanted:
                 self.cluster.dispatch(unit)
@@ -228,6 +233,9 @@ class Roster:
 
     def worker_idle(self, worker: Upkeep) -> None:
         """A worker is free: the next unit is its, and what may ride behind it, or it waits for one."""
+        if self.pool.is_held:
+            worker.hold()
+            return
         waiting = self.waiting
         if waiting.quick or waiting.alone:
             now = time.monotonic()
@@ -238,36 +246,69 @@ class Roster:
             )  # fmt: skip
             worker.is_awaited = False
             if unit is not None:
-                if worker.may_serve(unit.group):
-                    self._put_on(worker, unit, now)
-                else:
+                if not worker.may_serve(unit.group):
                     waiting.put_back(unit, self._is_quick(unit))
                     self._unfit(worker, unit, now)
+                    return
+                if unit.group.placeholders and not unit.group.placeholders <= worker.placeholders:
+                    unit = self._rather(worker, unit)
+                self._put_on(worker, unit, now)
                 return
         worker.is_awaited = False
         worker.idle_since = time.monotonic()
         self.idle.append(worker)
 
+    def _rather(self, worker: Upkeep, unit: Unit | Visit) -> Unit | Visit:
+        """What a free worker runs that would know custom settings for ever if it ran `unit`: that only when not enough
+        others know some, or when there is nothing else."""
+        if self._know_enough(0):
+            other = self._next_fitting(lambda group: group.placeholders <= worker.placeholders)
+            if other is not None:
+                self.waiting.put_back(unit, self._is_quick(unit))
+                return other
+        return unit
+
     def _unfit(self, worker: Upkeep, unit: Unit | Visit, now: float) -> None:
-        """`worker` knows custom settings that `unit` must not see. Where others are fit for it, those who set them and
-        those who do not each have some workers: this one takes another unit, until the first has waited too long."""
-        if now - unit.queued_at > _UNFIT_PATIENCE_S or not self._has_fit(unit):
-            worker.retire()
-            return
-        other = self.waiting.next_fitting(
-            worker.may_serve, self._may_begin_batch(), self._may_have_alone(len(self.idle) + 1)
-        )
+        """`worker` knows custom settings that `unit` must not see. Those who set them and those who do not each have
+        their share of the workers; where `unit` has waited too long for one of its own there is one more, or this one
+        makes room for it, and until that is there it goes on with what it is fit for."""
+        has_fit = self._has_fit(unit)
+        if now - unit.queued_at > _UNFIT_PATIENCE_S or not has_fit:
+            if self.starting > self.relayed:
+                pass  # that one will be fit
+            elif self.has_room and self.shared < max(self.needed, self.max_workers) and now >= self._paused_until:
+                self.grow()
+            elif not has_fit or self._know_enough(1):
+                worker.retire()
+                return
+        other = self._next_fitting(worker.may_serve)
         if other is not None:
             self._put_on(worker, other, now)
         else:
             worker.idle_since = now
             self.idle.append(worker)
 
+    def _know_enough(self, less: int) -> bool:
+        """Whether enough workers know custom settings, without so many of them."""
+        waiting = list(islice(self.waiting, _LOOKED_AT))
+        knowing = sum(bool(worker.placeholders) for worker in self.workers) - less
+        wanting = sum(bool(unit.group.placeholders) for unit in waiting)
+        return dispatch.know_enough(knowing, len(self.workers), wanting, len(waiting))
+
+    def _next_fitting(self, fits: Callable[[Group], bool]) -> Unit | Visit | None:
+        return self.waiting.next_fitting(fits, self._may_begin_batch(), self._may_have_alone(len(self.idle) + 1))
+
     def _put_on(self, worker: Upkeep, unit: Unit | Visit, now: float) -> None:
         known = unit.known
         alike: list[Unit] = []
         if self.rider_limit > 0 and known is not None and worker.group is unit.group and known.may_be_tried(now):
             alike = self.waiting.take_like(unit, TRIED_TOGETHER - 1)
+            if not all(worker.takes(other) for other in alike) or (isinstance(unit, Unit) and not worker.takes(unit)):
+                for other in alike:
+                    self.waiting.add(other, False)
+                alike = []
+        for each in (unit, *alike):
+            self._waited(each, now)
         worker.put(unit)
         if alike and known is not None:
             worker.try_together(known, alike)
@@ -289,9 +330,16 @@ class Roster:
         """Others may ride on `worker` now."""
         self.batches.append(worker)
         self.last_batch_at = worker.head_since
+        self._easy_depth = dispatch.easy_depth(self.rider_depth, self._rivals)
 
     def batch_ends(self, worker: Riders) -> None:
         self.batches.remove(worker)
+        self._easy_depth = dispatch.easy_depth(self.rider_depth, self._rivals)
+
+    @property
+    def _rivals(self) -> int:
+        """Workers that are busy with something alone."""
+        return len(self.workers) - len(self.idle) - len(self.batches)
 
     def became_quick(self) -> None:
         """A shape is quick now: what waits of it may ride."""
@@ -302,68 +350,27 @@ class Roster:
     def fill(self, worker: Riders) -> None:
         """Have quick reads that wait ride on `worker`, as far as it takes them."""
         waiting, depth, in_flight = self.waiting, self.rider_depth, worker.in_flight
+        is_counted = not worker.processed & SOME
         while len(in_flight) < depth and (group := worker.open_to) is not None:
             unit = waiting.next_rider(group)
             if unit is None:
                 return
-            if unit.known.cost_s <= self.rider_limit:
+            if unit.known.cost_s <= self.rider_limit and worker.takes(unit):
+                if is_counted:
+                    self._waited(unit, time.monotonic(), SOME + 1)
                 worker.ride(unit)
             else:
                 waiting.add(unit, False)
 
+    def _waited(self, unit: Unit | Visit, now: float, times: int = 1) -> None:
+        """It has a worker now. Of those that ride behind others some are counted, for the others."""
+        seconds = now - unit.queued_at
+        known = unit.known
+        (self.tally.shared if known is not None and known.rides else self.tally.alone).wait.add(seconds, times)
+        if known is not None:
+            known.wait_s += seconds * times
+
     # --- workers -----------------------------------------------------------------------------------------------------
-
-    @property
-    def shared(self) -> int:
-        """Workers that are not somebody's own for a session, those that are being started included."""
-        return self.starting + sum(not worker.session for worker in self.workers)
-
-    @property
-    def held(self) -> int:
-        """Workers that are somebody's own for a session."""
-        return sum(worker.session for worker in self.workers)
-
-    @property
-    def needed(self) -> int:
-        settings = self.pool.settings
-        return dispatch.needed_workers(self.login.frontends, settings.worker_min_cnt, settings.worker_per_fe_cnt)
-
-    def ensure(self) -> None:
-        """Start what the formula says is missing, unless the server has just had no place or could not be reached."""
-        if time.monotonic() < self._paused_until or self._retry_is_due or self.pool.is_down:
-            return
-        for _ in range(self.needed - self.shared):
-            self.grow()
-
-    def grow(self) -> None:
-        """Start one worker, with what earlier logins have left to prove who we are."""
-        self.starting += 1
-        gevent.spawn(self._start)
-
-    def _start(self) -> None:
-        try:
-            backend = self.open_backend(self.cluster.answer_for(self.login))
-        except PoolError as error:
-            self.starting -= 1
-            self._start_failed(error)
-            return
-        except BaseException:
-            self.starting -= 1
-            raise
-        self.starting -= 1
-        self.adopt(backend)
-
-    def open_backend(self, answer: dialogue.Answer) -> dialogue.Backend:
-        """Log in to the server with the bare packet; the pool hears how it went."""
-        try:
-            backend = dialogue.open_backend(
-                self.address, self.login.startup, answer, self.pool.settings.connect_timeout, self.cluster.approach
-            )
-        except PoolError as error:
-            self.pool.start_failed(error)
-            raise
-        self.pool.start_succeeded(backend)
-        return backend
 
     def adopt(self, backend: dialogue.Backend) -> Worker:
         """Make a worker of a backend that has just logged in."""
@@ -375,66 +382,11 @@ class Roster:
         self.workers.append(worker)
         gevent.spawn(worker.run)
         self.group_seen(worker)
-        self.worker_idle(worker)
+        if self.pool.is_held:
+            worker.hold()
+        else:
+            self.worker_idle(worker)
         return worker
-
-    def _start_failed(self, error: PoolError) -> None:
-        if self.is_closed or self.pool.is_down:
-            self.hand_over()
-            return
-        if not dialogue.is_transient(error) and not self.workers and not self.starting:
-            self._paused_until = time.monotonic() + _REFUSED_PAUSE_S
-            if self.pool.is_primary:
-                self._refuse_all(error)
-            else:
-                self.hand_over()  # to the primary, which has let this login in
-            return
-        if self.workers:
-            self._paused_until = time.monotonic() + _REFUSED_PAUSE_S
-        else:
-            self._retry_soon()
-
-    def _replace(self) -> None:
-        """Start a worker in the place of one that is gone: not at once when that was lost before it had answered
-        anything, as what has ended it may end the next one, too."""
-        if self._last_was_fruitless:
-            self._retry_soon()
-        else:
-            self.grow()
-
-    def _retry_soon(self) -> None:
-        if not self._retry_is_due:
-            self._retry_is_due = True
-            gevent.spawn_later(self.pool.settings.login_retry, self._retry)
-
-    def _retry(self) -> None:
-        self._retry_is_due = False
-        if self.waiting and not self.workers and not self.starting and not self.is_closed:
-            self.grow()
-
-    def _refuse_all(self, error: PoolError) -> None:
-        raw = error.raw if isinstance(error, ServerRefused) else messages.error_response(error)
-        for unit in self.waiting.drain():
-            if unit.is_wanted:
-                unit.refuse(raw)
-
-    def hand_over(self) -> None:
-        """The server is left out: what waits here goes elsewhere."""
-        for unit in self.waiting.drain():
-            if unit.is_wanted:
-                self.cluster.dispatch(unit)
-
-    def worker_gone(self, worker: Worker) -> None:
-        worker.close_batch()
-        if worker in self.idle:
-            self.idle.remove(worker)
-        if worker in self.workers:
-            self.workers.remove(worker)
-        self._last_was_fruitless = worker.is_lost and not worker.processed
-        if worker.is_lost and self._may_fall_back:
-            self.hand_over()
-        if self.waiting and not self.is_closed and not self.workers and not self.starting:
-            self._replace()
 
     # --- what workers learn ------------------------------------------------------------------------------------------
 
@@ -447,17 +399,6 @@ class Roster:
                 parameters = {name: value for name, value in parameters.items() if name not in self.cosmetic}
             worker.group.learn(parameters)
 
-    @property
-    def customs(self) -> set[str]:
-        """Names of custom settings that have been seen in the database."""
-        return self.cluster.customs(self.login.database)
-
-    def learn_customs(self, names: frozenset[str]) -> None:
-        self.cluster.learn_customs(self.login.database, names)
-
-    def catalog_changed(self) -> None:
-        self.cluster.catalog_changed(self.login.database)
-
     # --- limits ------------------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
@@ -465,6 +406,9 @@ class Roster:
         settings = self.pool.settings
         if settings.query_wait_timeout:
             self._time_out(now - settings.query_wait_timeout)
+        if settings.query_wait_notify and self.waiting and now >= self._tell_at:
+            self._tell_at = now + _TELL_EVERY_S
+            self._tell_waiting(now - settings.query_wait_notify)
         self._retire_oldest(now)
         self.look(now)
         reads = len(self.waiting.quick) + sum(len(batch.in_flight) for batch in self.batches)
@@ -513,44 +457,3 @@ class Roster:
         heads = [batch.in_flight[0] for batch in self.batches if len(batch.in_flight) > 1]
         known = heads[0].known if heads else None
         return known is not None and dispatch.would_spread(self.batches, known.cost_s, self.rider_limit)
-
-    def _retire_oldest(self, now: float) -> None:
-        # One at a time, or those that were started together would all be gone together.
-        lifetime = self.pool.settings.server_lifetime
-        for worker in self.workers:
-            if lifetime and now - worker.started_at > lifetime and not worker.session and not worker.retiring:
-                worker.retire()
-                return
-
-    def _time_out(self, before: float) -> None:
-        for unit in self.waiting.queued_before(before):
-            if unit.is_wanted:
-                error = NoWorkerInTime(
-                    "no worker became free within query_wait_timeout",
-                    detail=f"{len(self.workers)} workers serve {self.describe()}.",
-                    hint="Raise max_workers, or look for statements and transactions that take long.",
-                )
-                unit.refuse(messages.error_response(error))
-
-    def retire_all(self) -> None:
-        """Every worker goes as soon as what it does is done: what they logged in with, or as, has changed."""
-        for worker in self.workers[:]:
-            worker.retire()
-
-    def renew(self) -> None:
-        """Every worker is cleaned before anybody else has it."""
-        for worker in self.workers:
-            worker.unclean = True
-            worker.close_batch()
-        idle, self.idle = self.idle, []
-        for each in idle:
-            each.reclaim()
-
-    def close(self) -> None:
-        """The server is no longer used: idle workers go now, others when they are done; what waits goes elsewhere."""
-        self.is_closed = True
-        self.hand_over()
-        self.retire_all()
-
-    def busy(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.state in (State.BUSY, State.HELD)]

@@ -95,7 +95,15 @@ def ask_all(customs: Iterable[str], user: str | None = None) -> str:
     """
     hidden = ", ".join(quote(name) for name in (*_OF_TRANSACTION, *ROLES))
     now = "pg_catalog.current_setting(name)"
-    parts = [f"SELECT {quote(name)}, {_hex(_value_of(name))}" for name in (*sorted(customs), *ROLES)]
+    parts = [f"SELECT {quote(name)}, {_hex(_value_of(name))}" for name in ROLES]
+    names = ", ".join(f"({quote(name)})" for name in sorted(customs))
+    if names:
+        # One that an extension has defined since is among the others, and holds for the session when it was set.
+        value = _hex("pg_catalog.current_setting(c.name, true)")
+        parts.append(
+            f"SELECT c.name, {value} FROM (VALUES {names}) AS c (name) WHERE NOT EXISTS"
+            " (SELECT FROM pg_catalog.pg_settings AS s WHERE pg_catalog.lower(s.name) = c.name)"
+        )
     parts.append(
         f"SELECT pg_catalog.lower(name), {_hex(now)} FROM pg_catalog.pg_settings"
         f" WHERE source = 'session' AND name NOT IN ({hidden})"

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 from lib.backend import settings, traces, tuning
 from lib.backend.catalogs import MAX_CUSTOMS
 from lib.backend.unit import EXTENDED, SIMPLE, Exchange, Unit
-from lib.backend.upkeep import State, Upkeep
+from lib.backend.upkeep import MAX_ASKS, State, Upkeep
+from lib.route.learned import SETTING, SPOILING
 from lib.route.verdict import Kind
 from lib.wire import messages
 from lib.wire.framing import header
 
 if TYPE_CHECKING:
     from lib.backend import dialogue
-    from lib.backend.cluster import Group
+    from lib.backend.groups import Group
     from lib.backend.roster import Roster
     from lib.frontend import Frontend
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _NONE: frozenset[str] = frozenset()
 _ANY, _WHO = frozenset({"*"}), frozenset(tuning.ROLES)
+_MAY_BE_OTHER = _ANY | _WHO
 _TOO_MANY = "too many custom settings"
 _MAX_MURK = 20  # texts
 _WHOLE = (b"PBES", b"PBDES")  # the messages of one statement that was surely executed
@@ -38,6 +40,7 @@ class Settling(Upkeep):
     """What a worker's holder may have changed.
 
     touched      names of settings that it may have changed since the worker was tuned; '*' is any
+    doubtful     it may have left something that no text shows, since anybody could tell
     local        names of custom settings that it has set until its transaction ends, and has not set before
     is_own       they were by one text outside of a transaction block, which was surely run
     asks_back    it may have nothing any more that holds the worker: to be seen when its transaction is over
@@ -47,18 +50,18 @@ class Settling(Upkeep):
     is_settling  it is asked what the holder has set
     """
 
-    __slots__ = ("asks_back", "is_own", "is_settling", "local", "murk", "murky", "touched", "unsettled")
+    __slots__ = ("asks_back", "doubtful", "is_own", "is_settling", "local", "murk", "murky", "touched", "unsettled")
 
     def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
         super().__init__(roster, backend)
         self.touched = self.local = _NONE
-        self.is_own = self.asks_back = self.murky = self.unsettled = self.is_settling = False
+        self.is_own = self.asks_back = self.doubtful = self.murky = self.unsettled = self.is_settling = False
         self.murk: list[bytes] = []
 
     # --- what a unit may have left -----------------------------------------------------------------------------------
 
     def _note_marks(self, unit: Unit, status: bytes) -> None:
-        was_held = self.session
+        was_held, asks = self.session, len(self.asks)
         super()._note_marks(unit, status)
         verdict = unit.verdict
         in_block = unit.frontend.status != b"I" or verdict.transaction or unit.script is not None
@@ -69,21 +72,33 @@ class Settling(Upkeep):
             self._note_settings(unit, in_block)
         if verdict.local_sets and not unit.failed:
             self._note_local(unit)
+        if verdict.kind is Kind.OPAQUE and not self.session:
+            self._note_doubt(unit, len(self.asks) > asks)
         if self.session:
-            if verdict.kind is Kind.OPAQUE:
+            if verdict.kind is Kind.OPAQUE and not verdict.follows:
                 self._note_murk(unit)
             # What is known to hold it does so; but a transaction may be rolled back, and an error may undo it.
             begins = not was_held and (in_block or status != b"I" or unit.failed)
             self.asks_back = self.asks_back or verdict.releases or begins
-        self.unsettled = bool(self.touched or self.local or verdict.local_resets) or self.asks_back
+        self.unsettled = bool(self.touched or self.local or verdict.local_resets) or self.asks_back or self.doubtful
 
     def _note_local(self, unit: Unit) -> None:
         # Afterwards it is '' where it was not there before, as a backend never forgets the name of one.
         names = unit.verdict.local_sets
         if "*" in names:
-            names |= settings.named(unit.data) or _NONE
+            names |= settings.named(unit.shown) or _NONE
         known = dict(unit.frontend.group.settings)
         self.local |= {name for name in names if "." in name and name not in known}
+
+    def _note_doubt(self, unit: Unit, is_due: bool) -> None:
+        # It is asked what it has left, and not only cleaned: what can be told is the frontend's.
+        verdict, texts = unit.verdict, unit.texts
+        in_doubt = list(filter(unit.frontend.router.is_in_doubt, texts))
+        self.asks += in_doubt[: max(0, MAX_ASKS - len(self.asks))]
+        if verdict.follows:
+            self.touched |= _ANY
+        if is_due or verdict.follows or in_doubt or (verdict.clean and not texts):
+            self.doubtful, self.is_own = True, False
 
     def _note_murk(self, unit: Unit) -> None:
         # A text is opaque while the catalog is scanned; that may be over when the worker could be given back.
@@ -93,33 +108,32 @@ class Settling(Upkeep):
             self.murk += texts
 
     def _is_murky(self, frontend: Frontend) -> bool:
-        verdict = frontend.router.verdict
-        return self.murky or any(verdict(text).kind is Kind.OPAQUE for text in self.murk)
+        verdicts = map(frontend.router.verdict, self.murk)
+        return self.murky or any(each.kind is Kind.OPAQUE and not each.follows for each in verdicts)
 
     def _note_settings(self, unit: Unit, in_block: bool) -> None:
         verdict = unit.verdict
-        sets = verdict.sets
+        sets, is_sure = verdict.sets, not verdict.follows
+        self.unsure = self.unsure or verdict.follows  # a function's text does not show which custom settings it sets
         if "*" in sets:
-            named = self._named(unit)
+            named, is_sure = self._named(unit)
             if named is None:
                 self._keep()
-                self.spoilt = self.spoilt or b"." in unit.data
-            elif named:
+                self.spoilt = self.spoilt or b"." in unit.shown
+            elif is_sure or _are_custom(named):
                 sets = named
-        is_one = not (sets and verdict.resets) and "*" not in sets and verdict.kind is Kind.SETTING
+        is_one = is_sure and not (sets and verdict.resets) and "*" not in sets and verdict.kind is Kind.SETTING
         self.is_own = is_one and not (in_block or self.touched or verdict.clean) and _is_whole(unit)
         self.touched |= (sets | verdict.resets) - self.roster.cosmetic
 
-    def _named(self, unit: Unit) -> frozenset[str] | None:
-        # The settings that a set_config() surely sets; nothing when it may set more; None when nobody can tell.
-        text = unit.data
-        if unit.wants_unnamed and unit.frontend.unnamed is not None:
-            text += unit.frontend.unnamed
+    def _named(self, unit: Unit) -> tuple[frozenset[str] | None, bool]:
+        # The settings that set_config() may set, None when nobody can tell; and whether it surely does.
+        text = unit.shown
         named = settings.named(text)
         if named is None or unit.script is not None:
-            return None
+            return None, False
         texts = unit.texts
-        return named if len(texts) == 1 and settings.is_plain(texts[0]) else _NONE
+        return named, len(texts) == 1 and settings.is_plain(texts[0])
 
     def _keep(self) -> None:
         # Nobody can tell what was set: the frontend keeps the worker until it disconnects.
@@ -127,17 +141,18 @@ class Settling(Upkeep):
 
     def discarded(self) -> None:
         super().discarded()
+        self._forget_notes()
+
+    def _forget_notes(self) -> None:
         self.touched = self.local = _NONE
-        self.is_own = self.asks_back = self.murky = self.unsettled = False
+        self.is_own = self.asks_back = self.doubtful = self.murky = self.unsettled = False
         self.murk.clear()
 
     def reclaim(self, status: bytes = b"I") -> None:
-        if self.touched:
-            self.unclean = True
-            self.touched = _NONE
-        self.local = _NONE
-        self.is_own = self.asks_back = self.murky = self.unsettled = self.is_settling = False
-        self.murk.clear()
+        if self.has_notes:
+            self.unclean = self.unclean or bool(self.touched)
+            self._forget_notes()
+            self.is_settling = False
         super().reclaim(status)
 
     # --- after a unit ------------------------------------------------------------------------------------------------
@@ -156,7 +171,10 @@ class Settling(Upkeep):
         touched, self.touched = self.touched, _NONE
         is_own, self.is_own = self.is_own, False
         asks_back, self.asks_back = self.asks_back, False
+        doubtful, self.doubtful = self.doubtful, False
         self.unsettled = False
+        is_mere_doubt = doubtful and not touched
+        touched = _ANY if is_mere_doubt else touched
         if not settings.HIDDEN.isdisjoint(touched):
             self._keep()
         if self.session and (not asks_back or self._is_murky(frontend)):
@@ -166,34 +184,40 @@ class Settling(Upkeep):
                 self.run_restore(sql, frontend.settled, is_shown=not unit.withholds)
             return bool(sql)
         if self.session:
-            return self._look(unit, _ANY)
+            return self._look(unit, _ANY, is_more=True)
         if not touched:  # what was SET LOCAL is over
             moved = self._group_of(frontend, frontend.group.settings)
             return self._settled_badly(frontend, _TOO_MANY) if moved is None else self._give_back(frontend, moved)
-        return self._settle_own(unit, touched) if is_own else self._look(unit, touched)
+        if is_own or (_are_custom(touched) and not unit.verdict.resets):
+            return self._settle_named(unit, touched, is_sure=is_own)
+        return self._look(unit, touched, is_more=doubtful, is_mere_doubt=is_mere_doubt)
 
     def _restoring(self, frontend: Frontend, unit: Unit) -> str:
         verdict = unit.verdict
         parts = (frontend.home.restore(verdict.resets), frontend.home.restore(verdict.local_resets, local=True))
         return "; ".join(part for part in parts if part)
 
-    def _settle_own(self, unit: Unit, touched: frozenset[str]) -> bool:
-        """One text has set or reset what is known by name."""
+    def _settle_named(self, unit: Unit, touched: frozenset[str], is_sure: bool) -> bool:
+        """What is known by name was set, or reset, by one text outside of a transaction block. Or it may
+        have been, where that is not sure: of custom settings the answer tells.
+        """
         frontend, memo = unit.frontend, self.roster.cluster.settled
         group, home, resets = frontend.group, frontend.home.settings, unit.verdict.resets
-        key = (group, unit.data) if not resets and settings.may_be_remembered(unit.data, touched) else None
+        may_remember = is_sure and not resets and settings.may_be_remembered(unit.data, touched)
+        key = (group, unit.data) if may_remember else None
         known = memo.get(key)
         if known is not None:
             return self._give_back(frontend, known)
         plan = settings.plan(group.settings, home, _NONE if resets else touched, resets)
         if plan is None or (not resets and _is_other(group) and not touched <= _WHO):
-            return self._look(unit, touched)
+            return self._look(unit, touched, is_more=False)
 
         def answered(exchange: Exchange | None) -> bool:
             values = settings.read(map(messages.read_data_row, exchange.rows)) if exchange is not None else {}
             if values is None:
                 return self._settled_badly(frontend, "the answer cannot be read")
-            set_now = _NONE if resets else touched
+            set_now = touched if is_sure and not resets else _NONE
+            self._learn_customs_of(frontend, values)
             found = settings.with_answer(plan.settings, values, group.login.user, home, set_now)
             moved = self._group_of(frontend, found)
             if moved is None:
@@ -208,13 +232,16 @@ class Settling(Upkeep):
         self._converse(frontend, texts, lambda exchanges: answered(exchanges[-1] if plan.ask else None))
         return True
 
-    def _look(self, unit: Unit, touched: frozenset[str]) -> bool:
-        """See what holds for the session now, and whether there is more than settings in it."""
+    def _look(self, unit: Unit, touched: frozenset[str], is_more: bool, is_mere_doubt: bool = False) -> bool:
+        """See what holds for the session now; and where there may be more than settings in it, whether there is.
+
+        is_mere_doubt   as a rule there is nothing: a backend that dies meanwhile takes nothing with it
+        """
         frontend = unit.frontend
         login, home = frontend.group.login, frontend.home.settings
         customs = self.roster.customs | self.placeholders | frontend.group.placeholders
         customs.update(name for name in touched if "." in name)
-        may_be_other = _is_other(frontend.group) or not _WHO.isdisjoint(touched)
+        may_be_other = _is_other(frontend.group) or not _MAY_BE_OTHER.isdisjoint(touched)
 
         def answered(exchanges: list[Exchange]) -> bool:
             asked = exchanges[-1]
@@ -225,13 +252,23 @@ class Settling(Upkeep):
                 return self._settled_badly(frontend, f"{login.user} may not set all of that")
             for name in self.roster.cosmetic:
                 values.pop(name, None)
-            names = frozenset(name for name, value in values.items() if "." in name and value is not None)
-            if not names <= frontend.group.placeholders:
-                self._learn_customs(frontend, names)
+            self._learn_customs_of(frontend, values)
             found, back = settings.of_all(
                 frontend.group.settings, home, values, touched, unit.verdict.resets, login.user
             )
-            is_held = self.session and bool(exchanges[0].rows)
+            left = traces.read(map(messages.read_data_row, exchanges[0].rows)) if is_more else ()
+            is_held = bool(left)
+            self.unsure = False
+            if self.asks:
+                texts, self.asks = self.asks, []
+                # What was SET is no secret of theirs.
+                changed = {name for name, _ in {*found} ^ {*frontend.group.settings}} - touched
+                more = (SETTING + name for name in sorted(changed))
+                self.roster.pool.cluster.left(login.database, texts, (*left, *more))
+            if is_held and not self.session:
+                self.session = self.unclean = True
+                self.spoilt = self.spoilt or not SPOILING.isdisjoint(left)
+                frontend.tell_held(f"has left {', '.join(left)} in the session")
             moved = None if is_held else self._group_of(frontend, found)
 
             def restored(_: object = None) -> bool:
@@ -247,10 +284,16 @@ class Settling(Upkeep):
                 return True
             return restored()
 
-        texts = [traces.ask_held()] if self.session else []
+        texts = [traces.ask_held()] if is_more else []
         question = settings.ask_all(customs, login.user if may_be_other else None)
         self._converse(frontend, [*texts, question], answered)
+        self.is_settling = not is_mere_doubt
         return True
+
+    def _learn_customs_of(self, frontend: Frontend, values: dict[str, str | None]) -> None:
+        names = frozenset(name for name, value in values.items() if "." in name and value is not None)
+        if not names <= frontend.group.placeholders:
+            self._learn_customs(frontend, names)
 
     def _group_of(self, frontend: Frontend, found: tuning.Pairs) -> Group | None:
         # None: with so many names of custom settings the worker is of no use to anybody else
@@ -269,7 +312,7 @@ class Settling(Upkeep):
             exchanges.append(exchange)
             if len(exchanges) < len(texts):
                 return
-            self.state, self.unnamed, self.is_settling = State.HELD, None, False
+            self.state, self.is_settling = State.HELD, False
             error = next((each.error for each in exchanges if each.error is not None), None)
             if error is not None:
                 self._settled_badly(frontend, messages.error_fields(error).get("M", ""))
@@ -283,7 +326,7 @@ class Settling(Upkeep):
             return
         is_shown = frontend.unit is None or not frontend.unit.withholds
         self.in_flight.extend(Exchange("settle", answered, is_shown) for _ in texts)
-        self.stream.write(b"".join(map(messages.query, texts)))
+        self.stream.write(b"".join(self.take_lent()) + b"".join(map(messages.query, texts)))
 
     def _give_back(self, frontend: Frontend, group: Group) -> bool:
         """The frontend is of `group` from now on, and so is the worker, which is anybody's again."""
@@ -300,6 +343,10 @@ class Settling(Upkeep):
         self._keep()
         frontend.tell_held("has set what nobody else can be asked for")
         return False
+
+
+def _are_custom(names: frozenset[str]) -> bool:
+    return bool(names) and all("." in name for name in names)
 
 
 def _is_other(group: Group) -> bool:

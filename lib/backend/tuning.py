@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from lib.route import parsing
+
 Pairs = tuple[tuple[str, str], ...]
 
 # Settings of context backend or superuser-backend, and the libraries that are loaded while a session starts.
@@ -42,6 +44,7 @@ AT_DEFAULT = "\0"
 UNTUNE = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL"
 CLEAN = "DISCARD ALL"
 FORGET_NUMBERS = "DISCARD SEQUENCES"
+FAIL = "ROLLBACK TO pgstmtpool_fails"  # there is no such savepoint
 ROLLBACK = "ROLLBACK"
 
 
@@ -97,7 +100,8 @@ def _read_options(options: str) -> tuple[list[tuple[str, str]], str]:
         if equals:
             settings.append((name.replace("-", "_"), value))
         else:
-            others.append(f"-c {assignment}")  # the server says what is wrong with it
+            # The server says what is wrong with it.
+            others.append(f"--{assignment}" if word.startswith("--") else f"-c {assignment}")
     return settings, " ".join(others)
 
 
@@ -155,6 +159,11 @@ def taken_away(settings: Pairs, resets: frozenset[str]) -> Pairs:
     """Those of `settings` that a RESET of these names concerns."""
     is_all = "*" in resets
     return tuple(pair for pair in settings if pair[0] in resets or (is_all and pair[0] not in ROLES))
+
+
+def parse_settings(settings: Pairs) -> Pairs:
+    """Those that matter when a statement is parsed."""
+    return tuple(pair for pair in settings if pair[0] in parsing.SETTINGS)
 
 
 def placeholders(settings: Pairs) -> frozenset[str]:

@@ -6,30 +6,29 @@ which is which: each is told of its messages and of its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lib.route.verdict import Kind
-from lib.wire.messages import CLOSE_UNNAMED
+from lib.wire.prepared import PREFIX
 from lib.wire.session import Script
-from lib.wire.units import gather, text_of
+from lib.wire.units import gather
 
 if TYPE_CHECKING:
-    from lib.backend.cluster import Group
+    from lib.backend.groups import Group
     from lib.backend.riders import Riders
+    from lib.backend.statements import Lead
     from lib.backend.worker import Worker
     from lib.frontend import Frontend
     from lib.route.known import Known
     from lib.route.verdict import Verdict
+    from lib.wire.prepared import Prepared, Unnamed, Watch
 
 _CRASH_OF_ANOTHER, _ENDED = "57P02", "57P01"
 _MEANT_S = 1.0  # who has a backend ended means the statement that it runs, when that has been running for so long
 _SAME_LOSS_S = 1.0  # how long after a unit has lost its backend the loss of another one may have the same cause
 
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
-
-
-SOMEBODYS = b"somebody's"  # of a worker whose unnamed statement may be anybody's
 
 
 class Unit:
@@ -39,32 +38,52 @@ class Unit:
     kind            SIMPLE, EXTENDED or CALL
     verdict         what route says of it
     marks           it may leave something behind on the backend, apart from numbers drawn from sequences
-    known           where it is a read that leaves nothing behind, what is known of such reads; else None
-    names           it parses a named statement, which stays in the session
-    parse_unnamed   the Parse of the unnamed statement that it leaves behind, or None
+    is_plain        it is a whole simple query that leaves no such thing, and nothing has to be done about it
+    known           what is known of statements like it; None where it is not one statement
+    names           it names statements of its frontend, and is not yet as backends get it
+    keeps_names     it parses a statement that is too long to be remembered, which stays in the session
+    uses            prepared statements of earlier units that it uses
+    makes           those that it parses
+    effects         what each of its Parse and Close messages does to the frontend's statements
+    shows           names of statements that it may have deallocated where nobody sees it
+    first           messages that go in front of it, one answer each
+    lead            what was put in front of it for its worker, those included
+    watch           what comes about of all that
+    parse_unnamed   the unnamed statement that it leaves behind, or None
     drops_unnamed   it leaves no unnamed statement behind
-    wants_unnamed   it uses the unnamed statement of an earlier unit
+    is_strict       it runs one of them without asking what columns it has
+    has_several     it parses an unnamed statement more than once
     script          what it still owes, message by message; None while one ReadyForQuery is all
     open            the frontend still streams to it
-    swallow         ParseComplete or CloseComplete answers that the frontend must not see
+    swallow         ParseComplete or CloseComplete answers that come first and the frontend must not see
     withholds       its frontend is told what parameters it has changed, and that it is ready, when what it has reset is
                     restored
     before          the backend's parameters before such a unit has changed them
     cut             bytes still to come of a message that was sent to the backend in part
     worker          the one that has taken it: its bytes may have reached the backend
     withdrawn       answered by the pool before a worker had it
+    is_told         its frontend was told that it waits
     is_canceled     is to be canceled as soon as it is sent
     answered        something of its answer was passed on
     lost_at         when its backend died for the first time
     losses          how often it was behind the head when a backend died
     failed          an ErrorResponse was part of its answer
+    has_parsed      a ParseComplete was
     """
 
     # Defaults of the class, not assignments: a unit is made for every statement, and few of these are ever set.
-    names = open = withdrawn = is_canceled = answered = failed = drops_unnamed = wants_unnamed = withholds = False
+    names = keeps_names = open = withdrawn = is_canceled = answered = failed = has_parsed = drops_unnamed = False
+    withholds = has_several = is_strict = is_told = is_plain = False
     before: dict[str, str] | None = None
     marks = True
-    parse_unnamed: bytes | None = None
+    uses: Sequence[Prepared] = ()
+    makes: Sequence[Prepared] = ()
+    effects: Sequence[tuple[bytes, Prepared | None] | None] = ()
+    first: Sequence[bytes] = ()
+    shows: Sequence[str] = ()
+    lead: Lead | tuple[()] = ()
+    watch: Watch | None = None
+    parse_unnamed: Unnamed | None = None
     known: Known | None = None
     script: Script | None = None
     worker: Riders | None = None
@@ -88,6 +107,11 @@ class Unit:
         return not (self.withdrawn or self.frontend.is_gone)
 
     @property
+    def rides(self) -> bool:
+        """Whether it may share a backend: a read that leaves nothing behind."""
+        return self.known is not None and self.known.rides
+
+    @property
     def texts(self) -> list[bytes]:
         """The statements in it, as far as they are still there."""
         if self.kind == SIMPLE:
@@ -95,13 +119,18 @@ class Unit:
         read = gather(self.data, 0)[2] if self.kind == EXTENDED and self.script is None else None
         if read is None:
             return []
-        used = self.frontend.unnamed if self.wants_unnamed else None
-        return [*([text_of(used)] if used is not None else ()), *read.texts]
+        return [*(prepared.statement.text for prepared in self.uses), *read.texts]
+
+    @property
+    def shown(self) -> bytes:
+        """All that its messages and its statements show, for what looks for names in it."""
+        # The length of a Query could be taken for a letter.
+        return b" ".join([self.data[5:], *(prepared.statement.text for prepared in self.uses)])
 
     @property
     def is_followed(self) -> bool:
         """Whether its answer is looked at message by message."""
-        return self.script is not None or self.swallow > 0 or self.withholds
+        return self.script is not None or self.swallow > 0 or self.withholds or self.watch is not None
 
     def may_rerun(self, worker: Worker, now: float, sqlstate: str | None) -> bool:
         """Whether running it again cannot be told from running it once (design: at most once, and honest).
@@ -121,34 +150,31 @@ class Unit:
             sqlstate == _ENDED and now - worker.head_since < _MEANT_S
         )
 
-    def prepared(self, worker: Riders) -> bytes:
-        """The bytes for `worker` of a unit that wants the unnamed statement of an earlier one: with that in front where
-        the worker has another's."""
-        self.swallow = 0
-        if worker.unnamed is self.frontend.unnamed:
-            return self.data
-        self.swallow = 1
-        first = self.frontend.unnamed or CLOSE_UNNAMED
-        if self.script is not None:
-            self.script.sent(first[0])
-        return first + self.data
+    def unnamed_after(self, before: Unnamed | None) -> Unnamed | None:
+        """The unnamed statement that the frontend has after this unit, when it had `before`.
 
-    def unnamed_after(self, before: bytes | None) -> bytes | None:
-        """The Parse of the unnamed statement that the frontend has after this unit, when it had `before`.
-
-        After an error nobody knows how far the unit came: then it has none, and is told so when it uses it.
+        A Parse that fails has dropped the one before; of several nobody knows which was the last.
         """
         if self.kind == SIMPLE or self.drops_unnamed:
             return None
-        if self.parse_unnamed is None:
-            return before
-        return None if self.failed else self.parse_unnamed
+        if self.failed and self.parse_unnamed is not None and (self.has_several or not self.has_parsed):
+            return None
+        return before if self.parse_unnamed is None else self.parse_unnamed
+
+    def named(self, raw: bytes) -> bytes:
+        """The ErrorResponse `raw` with the names of statements that the frontend knows."""
+        if PREFIX in raw:
+            for prepared in (*self.uses, *self.makes):
+                raw = raw.replace(b'"%b"' % prepared.statement.name, b'"%b"' % prepared.given)
+            raw = raw[:1] + (len(raw) - 1).to_bytes(4, "big") + raw[5:]
+        return raw
 
     def copy_begins(self) -> None:
         """CopyInResponse: the frontend now streams CopyData, and what follows is known message by message."""
         if self.script is None:
             self.script = Script(self.kind)
             self.script.received(ord("G"))
+            self.is_plain = False
         self.open = True
         self.frontend.copy_begins(self)
 
@@ -166,6 +192,8 @@ class Visit:
 
     __slots__ = ("arrived", "group", "is_wanted", "queued_at", "refuse")
     known = None
+    is_plain = False
+    uses = ()
 
     def __init__(self, group: Group, arrived: Callable[[], None], refuse: Callable[[bytes], None]) -> None:
         self.group = group
@@ -179,12 +207,14 @@ class Exchange:
     """A worker's own simple query: its holder sees nothing of it but, where `is_shown`, what parameters it changes.
 
     error   the first ErrorResponse, whole, or None
-    rows    its DataRows, whole
+    keeps   which messages of its answer are kept
+    rows    those, whole
     """
 
     __slots__ = ("error", "is_shown", "purpose", "rows", "then")
-    keeps_rows = True
+    keeps = frozenset(b"D")
     known = None
+    is_plain = False
 
     def __init__(self, purpose: str, then: Callable[[Exchange], None], is_shown: bool = True) -> None:
         self.purpose = purpose
@@ -201,7 +231,7 @@ class Stale(Exchange):
     """The place of a rider that was given to another worker, or was canceled: its answer is nobody's."""
 
     __slots__ = ()
-    keeps_rows = False
+    keeps = frozenset(b"")
 
     def __init__(self, then: Callable[[Exchange], None]) -> None:
         super().__init__("stale", then, is_shown=False)

@@ -12,23 +12,27 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lib.backend import dialogue, traces, tuning
 from lib.backend.riders import Riders
-from lib.backend.unit import EXTENDED, SIMPLE, SOMEBODYS, Exchange, Unit, Visit
+from lib.backend.unit import EXTENDED, Exchange, Unit, Visit
+from lib.errors import ProtocolViolation, ResultChanged
 from lib.route.learned import SPOILING
 from lib.route.verdict import Kind
 from lib.wire import messages
+from lib.wire.described import description, miscounted, parameters_of
 
 if TYPE_CHECKING:
-    from lib.backend.cluster import Group
+    from lib.backend.groups import Group
     from lib.backend.roster import Roster
     from lib.frontend import Frontend
 
 log = logging.getLogger(__name__)
 
-_MAX_ASKS = 8  # statements of one transaction that are blamed for what it has left
+_RESULT_CHANGED = ResultChanged("cached plan must not change result type")
+MAX_ASKS = 8  # statements of one transaction that are blamed for what it has left
 
 
 class State(Enum):
@@ -53,12 +57,14 @@ class Upkeep(Riders):
     drew          it may know numbers that somebody drew from sequences, for currval() and lastval()
     ddl           the catalog was changed in a transaction that is still open
     defines       a statement was prepared that may change the catalog whenever it is run
+    is_as_tuned   nothing that was run for its holder may have changed a setting that matters to Parse since
     cancels       CancelRequests that may be on their way to it
+    has_notes     what its holder's units may have left was noted
     """
 
     __slots__ = (
-        "_left_by", "_resume", "asks", "cancels", "ddl", "defines", "drew", "group", "idle_since", "placeholders",
-        "spoilt", "state", "unclean", "unsure",
+        "_left_by", "_resume", "asks", "cancels", "ddl", "defines", "drew", "group", "has_notes", "idle_since",
+        "is_as_tuned", "placeholders", "spoilt", "state", "unclean", "unsure",
     )  # fmt: skip
 
     def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
@@ -67,15 +73,21 @@ class Upkeep(Riders):
         self.state = State.IDLE
         self.idle_since = 0.0
         self.unclean = self.spoilt = self.unsure = self.ddl = self.defines = self.drew = False
+        self.is_as_tuned = True
         self.placeholders: frozenset[str] = frozenset()
         self.asks: list[bytes] = []
         self.cancels = 0
+        self.has_notes = False
         self._left_by: Frontend | None = None  # whose it was last
         self._resume: Callable[[], None] | None = None  # waits until the server has closed the cancel connection
 
     @abstractmethod
     def retire(self) -> None:
         """Close now when idle, else when what it does is done."""
+
+    @abstractmethod
+    def hold(self) -> None:
+        """Nothing more is sent to the backend."""
 
     @abstractmethod
     def put(self, unit: Unit | Visit) -> None:
@@ -87,23 +99,22 @@ class Upkeep(Riders):
 
     # --- before a unit -----------------------------------------------------------------------------------------------
 
-    def _tune(self, unit: Unit | Visit, sql: str) -> None:
+    def _tune(self, unit: Unit | Visit, sql: str, group: Group | None = None) -> None:
         def tuned(exchange: Exchange) -> None:
             if exchange.error is not None:
                 # Who knows what it is tuned to now: the worker goes, and the frontend is told why. Unless it was tuned
                 # to another group before, whose statement_timeout (say) held until now: then a new worker tries.
-                was_bare = self.group in (self.roster.bare_group, self.roster.cleaned_group)
+                was_bare = not self.group.settings
                 self.close()
                 if not was_bare:
                     self.roster.requeue(unit)
                 elif unit.is_wanted:
                     unit.refuse(exchange.error)
                 return
-            self.unnamed = None  # as after every simple query
             if sql == tuning.FORGET_NUMBERS:
                 self.drew = False
             else:
-                self._tuned_to(unit.group)
+                self._tuned_to(group or unit.group)
             self.put(unit)
 
         self.in_flight.append(Tuning(unit, tuned))
@@ -119,7 +130,6 @@ class Upkeep(Riders):
 
         def restored(exchange: Exchange) -> None:
             self.state = State.HELD
-            self.unnamed = None
             if exchange.error is not None:
                 log.warning("%r could not restore startup settings: %s", self, messages.error_fields(exchange.error))
             then()
@@ -131,28 +141,80 @@ class Upkeep(Riders):
         self.in_flight.append(Exchange("restore", restored, is_shown))
         self.stream.write(messages.query(sql))
 
-    # --- after a unit ------------------------------------------------------------------------------------------------
+    def _inquire(self, unit: Unit) -> None:
+        """See that a statement is here what its frontend was told it is, before it is run."""
+        prepared = self.statements.doubtful(unit.uses, unit.group.parse_settings, unit.is_strict)
+        assert prepared is not None
+        settings = prepared.statement.settings
+        is_fresh = self.statements.parses_for(prepared)
+        if self.holder is None:
+            # With other settings than it was parsed with it may be something else, or an error even to ask what it is.
+            group = unit.group
+            if settings not in (None, group.parse_settings):
+                group = self._nobodys(settings)
+            if self.group.parse_settings != group.parse_settings:
+                self._tune(unit, tuning.retune(self.group.settings, group.settings), group)
+                return
+        may_parse = settings is None or (self.is_as_tuned and settings == self.group.parse_settings)
+        question = self.statements.question(prepared) if may_parse or not is_fresh else messages.SYNC
 
-    def _note_unnamed(self, unit: Unit) -> None:
-        # Of what is in flight this was the last, so that the unnamed statement is what it has left.
-        if unit.kind == SIMPLE:
-            self.unnamed = None
-        elif unit.kind == EXTENDED and (unit.failed or unit.wants_unnamed or unit.parse_unnamed or unit.drops_unnamed):
-            self.unnamed = SOMEBODYS if unit.failed else unit.unnamed_after(unit.frontend.unnamed)
+        def changed(told: bytes) -> bytes:
+            # That a Bind of it is wrong in itself is said first.
+            names = prepared.statement.name, prepared.given
+            wrong = miscounted(unit.data, *names, parameters_of(told)) if told and unit.script is None else ""
+            return messages.error_response(ProtocolViolation(wrong) if wrong else _RESULT_CHANGED, "ERROR")
+
+        def answered(exchange: Exchange) -> None:
+            refusal = exchange.error
+            if not exchange.rows and refusal is None:
+                # It is here as something else, and what is set now is not what it must be parsed with.
+                refusal = changed(prepared.told)
+            elif refusal is None:
+                told = description(*exchange.rows)
+                self.statements.answered(prepared, told)
+                if is_fresh and prepared.differs(told, unit.is_strict):
+                    refusal = changed(told)
+            if refusal is None:
+                self.put(unit)
+                return
+            # The server, too, tells the parameters before it finds that the columns are not the same.
+            told = parameters_of(prepared.told) if unit.data.startswith(b"D") else b""
+            refuse = partial(self._refuse_here, unit, told + unit.named(refusal))
+            if exchange.error is None and self.holder is not None and self.holder.status == b"T":
+                # The server would have failed it, and does: so savepoints go on working.
+                self.in_flight.append(Exchange("fail", refuse))
+                self.stream.write(messages.query(tuning.FAIL))
+            else:
+                refuse()
+
+        self.in_flight.append(Inquiry(unit, answered))
+        self.stream.write(question)
+
+    def _refuse_here(self, unit: Unit, raw: bytes, _: object = None) -> None:
+        """`unit` cannot be run, as its frontend is told; a transaction that it is in has failed in the server."""
+        self.state = State.HELD
+        status = self.holder.status if self.holder is not None else b"I"
+        if self.holder is None or not unit.is_wanted:
+            self.reclaim(status)
+        if unit.is_wanted:
+            unit.frontend.fail(unit, raw, b"E" if status == b"T" else status)
+
+    # --- after a unit ------------------------------------------------------------------------------------------------
 
     def _note_marks(self, unit: Unit, status: bytes) -> None:
         # What the unit may have left behind on the backend, for when it is given back.
+        self.has_notes = True
         verdict = unit.verdict
         self.drew = self.drew or verdict.kind >= Kind.WRITE
         self._note_customs(unit)
         self.unclean = self.unclean or verdict.clean
-        self.defines = self.defines or (unit.names and verdict.ddl)
+        self.defines = self.defines or (unit.keeps_names and verdict.ddl)
         self.ddl = self.ddl or verdict.ddl or (self.defines and unit.kind == EXTENDED)
-        if verdict.holds or unit.names:
+        if verdict.holds or unit.keeps_names:
             self.session = self.unclean = True
-            self.spoilt = self.spoilt or (verdict.holds and verdict.kind is not Kind.SESSION and b"." in unit.data)
+            self.spoilt = self.spoilt or (verdict.holds and verdict.kind is not Kind.SESSION and b"." in unit.shown)
         self.spoilt = self.spoilt or verdict.spoils
-        if verdict.kind is Kind.OPAQUE and not verdict.holds and not unit.failed and len(self.asks) < _MAX_ASKS:
+        if verdict.kind is Kind.OPAQUE and not verdict.holds and not unit.failed and len(self.asks) < MAX_ASKS:
             self.asks += [text for text in unit.texts if unit.frontend.router.asks_after(text)]
         if self.ddl and status == b"I":
             self.ddl = False
@@ -161,13 +223,11 @@ class Upkeep(Riders):
     def _note_customs(self, unit: Unit) -> None:
         # A streamed unit is not kept, and what OPAQUE ones run is not seen: then the backend itself is asked.
         self.unsure = self.unsure or unit.verdict.kind is Kind.OPAQUE or unit.script is not None
-        text = unit.data[5:]  # the length of a Query could be taken for a letter
-        if unit.wants_unnamed and unit.frontend.unnamed is not None:
-            text += unit.frontend.unnamed
+        text = unit.shown
         names = tuning.customs(text)
-        # Which setting a prepared statement sets may be a parameter, at any time.
-        self.spoilt = self.spoilt or (unit.names and b"set_config" in text.lower())
-        if names:
+        # Which setting a statement sets that is not kept may be a parameter, at any time.
+        self.spoilt = self.spoilt or (unit.keeps_names and b"set_config" in text.lower())
+        if names and not (unit.failed and unit.frontend.status == b"E"):  # where nothing of it was run
             self._learn_customs(unit.frontend, names)
 
     def _learn_customs(self, frontend: Frontend, names: frozenset[str]) -> None:
@@ -183,7 +243,6 @@ class Upkeep(Riders):
                 self.close(f"could not be looked at: {messages.error_fields(exchange.error).get('M')}")
                 return
             self.unsure = False
-            self.unnamed = None
             names = frozenset(messages.read_data_row(row)[0] or "" for row in exchange.rows)
             self.placeholders |= names
             if names and self._left_by is not None:
@@ -202,6 +261,7 @@ class Upkeep(Riders):
             self._left_by = self.holder
             self.holder = None
         self._discarded = 0
+        self.is_as_tuned, self.has_notes = True, False
         if self.state is _CLOSED:
             return
         if self.cancels:
@@ -238,15 +298,18 @@ class Upkeep(Riders):
     def _regroup(self) -> None:
         # It knows more than those of its group do: it is of the group that the last frontend is in now, where that is
         # tuned alike, or else of one that no frontend is in, so that it is asked whether it may serve.
-        group = self._left_by.group if self._left_by is not None else self.roster.cleaned_group
-        is_tuned = group.settings == self.group.settings and self.placeholders <= group.placeholders
-        self.group = group if is_tuned else self.roster.cleaned_group
+        left = self._left_by.group if self._left_by is not None else self.group
+        is_tuned = left.settings == self.group.settings and self.placeholders <= left.placeholders
+        self.group = left if is_tuned else self._nobodys(self.group.settings)
+
+    def _nobodys(self, settings: tuning.Pairs) -> Group:
+        """A group that no frontend is in, so that a worker of it is asked whether it may serve."""
+        return type(self.group)(self.roster.login, settings)
 
     def _ask_for_traces(self) -> None:
         """See what opaque statements have left, which the text does not show, before it is taken away."""
 
         def answered(exchange: Exchange) -> None:
-            self.unnamed = None
             if exchange.error is None:  # else nothing is known, and the worker is cleaned all the same
                 left = traces.read(map(messages.read_data_row, exchange.rows), self.roster.cosmetic)
                 self.spoilt = self.spoilt or not SPOILING.isdisjoint(left)
@@ -257,14 +320,14 @@ class Upkeep(Riders):
         login = self.roster.login
         self.state = _BUSY
         self.in_flight.append(Exchange("look", answered))
-        self.stream.write(messages.query(traces.ask(login.user, self.group.settings, self.roster.customs)))
+        question = traces.ask(login.user, self.group.settings, self.roster.customs)
+        self.stream.write(b"".join(self.take_lent()) + messages.query(question))
 
     def _clean(self, status: bytes) -> None:
         def cleaned(exchange: Exchange) -> None:
             if exchange.error is not None:
                 self.close(f"could not be cleaned: {messages.error_fields(exchange.error).get('M')}")
             elif exchange.purpose == tuning.CLEAN:
-                self.unnamed = None
                 self.discarded()
                 self.group = self.roster.bare_group
                 self.parameters_changed = True  # for that group they may be news
@@ -278,6 +341,7 @@ class Upkeep(Riders):
     def discarded(self) -> None:
         """DISCARD ALL was run: nothing is left but what outlives that."""
         self.session = self.unclean = self.defines = self.drew = False
+        self.statements.clear()
         self.asks.clear()
 
 
@@ -289,3 +353,17 @@ class Tuning(Exchange):
     def __init__(self, unit: Unit | Visit, then: Callable[[Exchange], None]) -> None:
         super().__init__("tune", then, is_shown=False)
         self.unit = unit
+
+
+class Inquiry(Tuning):
+    """What a statement is here, asked before a unit that uses it.
+
+    When that fails in a transaction, its frontend is told of the parameters that this takes back.
+    """
+
+    __slots__ = ()
+    keeps = frozenset(b"tTn")
+
+    def __init__(self, unit: Unit, then: Callable[[Exchange], None]) -> None:
+        super().__init__(unit, then)
+        self.is_shown = True

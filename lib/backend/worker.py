@@ -11,7 +11,7 @@ nobody asked for is closed, because the next one it is lent to would hear it.
 from __future__ import annotations
 
 import logging
-import time
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import gevent
@@ -20,10 +20,11 @@ from lib.backend import dialogue, tuning
 from lib.backend.settling import Settling
 from lib.backend.unit import Exchange, Stale, Unit, Visit
 from lib.backend.upkeep import State, Tuning
-from lib.errors import ProtocolViolation
+from lib.errors import ProtocolViolation, ResultChanged
+from lib.route import parsing
 from lib.route.verdict import Kind
 from lib.wire import messages
-from lib.wire.framing import PARSED, READY, READY_TAG, scan
+from lib.wire.framing import is_usual
 
 if TYPE_CHECKING:
     from lib.backend.roster import Roster
@@ -35,24 +36,28 @@ __all__ = ["State", "Worker"]
 log = logging.getLogger(__name__)
 
 _CANCEL_TIMEOUT_S = 10.0
+_NOTED = 255  # of so many, and one more, the times are counted together
 _MAX_LOSSES = 5  # backends that may die with a read behind others on them, before it counts as the one that died
-_BUSY, _HELD, _WRITE = State.BUSY, State.HELD, Kind.WRITE
+_BUSY, _HELD, _WRITE, _SESSION = State.BUSY, State.HELD, Kind.WRITE, Kind.SESSION
 
 
 class Worker(Settling):
     """One backend and the green thread that reads from it.
 
-    is_lost   its end was not ours, nor that of a frontend which left it in the middle of something
+    sent_at      when its holder's last unit was sent
+    block_since  when its holder's last transaction block has begun
+    is_lost      its end was not ours, nor that of a frontend which left it in the middle of something
     """
 
-    __slots__ = ("_after_cancel", "is_lost", "key", "number", "started_at")
+    __slots__ = ("_after_cancel", "_is_held", "block_since", "is_lost", "key", "number", "sent_at", "started_at")
 
     def __init__(self, roster: Roster, number: int, backend: dialogue.Backend) -> None:
         super().__init__(roster, backend)
         self.number = number
         self.key = backend.key
-        self.is_lost = False
-        self.started_at = self.idle_since = time.monotonic()
+        self.is_lost = self._is_held = False
+        self.started_at = self.idle_since = self.sent_at = monotonic()
+        self.block_since = 0.0
         self._after_cancel: Unit | Visit | None = None  # waits until the server has closed the cancel connection
 
     def __repr__(self) -> str:
@@ -60,21 +65,44 @@ class Worker(Settling):
         busy = f" in_flight={len(self.in_flight)}"
         return f"<Worker {self.number} {self.state.name}{held} {self.roster.describe()}{busy}>"
 
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What a line of the log about it says beside its message, where lines have fields."""
+        login, pool = self.roster.login, self.roster.pool
+        return {
+            "worker": self.number, "pool": pool.number, "server_pid": self.key[0], "user": login.user,
+            "database": login.database,
+        }  # fmt: skip
+
     # --- taking work -------------------------------------------------------------------------------------------------
 
     def put(self, unit: Unit | Visit) -> None:
         """Have `unit` run. The worker is idle, or held by the unit's frontend and between two units."""
+        if isinstance(unit, Unit) and unit.is_plain and unit.group is self.group and unit.is_wanted and not unit.rides:
+            self.holder = unit.frontend
+            self.go_on(unit)
+        else:
+            self._put(unit)
+
+    def _put(self, unit: Unit | Visit) -> None:
         self.state = _BUSY
         if self.cancels:
             # A CancelRequest may still be on its way to this backend, and must not meet another statement.
+            unit.queued_at = monotonic()
             self._after_cancel = unit
         elif not unit.is_wanted:
             self.reclaim(self.holder.status if self.holder else b"I")
         elif self.holder is not None and isinstance(unit, Unit):
-            self._send_on(unit)  # who holds it is never tuned to anything else
+            # Who holds it is never tuned to anything else.
+            if self.takes(unit):
+                self._send_on(unit)
+            else:
+                self._inquire(unit)
         elif self.drew and isinstance(unit, Unit) and unit.verdict.kind is Kind.OPAQUE:
             # A function or a default that asks for currval() must not be answered with what a neighbour drew.
             self._tune(unit, tuning.FORGET_NUMBERS)
+        elif isinstance(unit, Unit) and not self.takes(unit):
+            self._inquire(unit)
         elif self.group is unit.group:
             self._send(unit)
         elif sql := tuning.retune(self.group.settings, unit.group.settings):
@@ -83,18 +111,29 @@ class Worker(Settling):
             self._tuned_to(unit.group)
             self._send(unit)
 
+    def go_on(self, unit: Unit) -> None:
+        """The same for a plain unit of who holds the worker."""
+        if self.cancels or self.lent:
+            self._put(unit)
+            return
+        self.state = _BUSY
+        unit.worker = self
+        self.in_flight.append(unit)
+        self.sent_at = monotonic()
+        self.stream.write(unit.data)
+
     def _send(self, unit: Unit | Visit) -> None:
         if isinstance(unit, Visit):
             self.state = State.IDLE
             unit.arrived()
             self.reclaim()
-        elif unit.known is None:
+        elif not unit.rides:
             self.holder = unit.frontend
             self._send_on(unit)
         else:
             unit.worker = self
             self.in_flight.append(unit)
-            data = unit.prepared(self) if unit.wants_unnamed else unit.data
+            data = self.led(unit) if unit.uses else unit.data
             if self.roster.batches:
                 self.stream.write_later(data)  # the server has something to do until the end of the turn
             else:
@@ -105,7 +144,12 @@ class Worker(Settling):
         # To the backend that its frontend has for itself.
         unit.worker = self
         self.in_flight.append(unit)
-        self.stream.write(unit.prepared(self) if unit.wants_unnamed else unit.data)
+        self.sent_at = monotonic()
+        if unit.uses or unit.first or unit.makes or self.lent or unit.verdict.kind >= _SESSION:
+            unit.is_plain = False  # something may be put in front of it, whose answers nobody is to see
+            self.stream.write(self.led(unit))
+        else:
+            self.stream.write(unit.data)
         if unit.open:
             unit.frontend.notify()
         if unit.is_canceled:
@@ -120,6 +164,10 @@ class Worker(Settling):
                     self._wait_for_reader(self._blocked_by)
         except ProtocolViolation as error:
             reason = error.message
+        except ResultChanged as error:
+            reason = error.message
+            if self.holder is not None:
+                self.holder.end(error)
         except Exception as error:
             log.exception("%r cannot go on", self)
             reason = f"internal error: {error!r}"
@@ -132,22 +180,38 @@ class Worker(Settling):
             self.feed_reads(data)
             if self.parameters_changed and (self.state is State.IDLE or self.open_to is not None):
                 self.roster.group_seen(self)  # a server reload: the whole group is told
-        else:
-            self._feed_held(data)
+        elif not self._feed_usual(data):
+            self._feed(data)
         return None if self._blocked_by is None else b""
 
-    def _feed_held(self, data: bytes) -> None:
-        """Take bytes from the backend for the frontend that holds it: pass on a whole answer, and leave whatever is not
-        as usual to `_feed`."""
-        if len(self.in_flight) == 1 and not self._parts and not self._skip:
-            unit = self.in_flight[0]
-            if isinstance(unit, Unit) and unit.script is None and not unit.swallow and not unit.withholds:
-                end, last, seen = scan(data, 0, len(data))
-                if last == READY_TAG and seen | PARSED == READY | PARSED and end == len(data):
-                    unit.frontend.stream.write(data)
-                    self._unit_ready(unit, data[-1:])
-                    return
-        self._feed(data)
+    def _feed_usual(self, data: bytes) -> bool:
+        """Pass on a whole answer for the frontend that holds the worker; False when it is anything else."""
+        in_flight = self.in_flight
+        if len(in_flight) != 1 or self._parts or self._skip:
+            return False
+        unit = in_flight[0]
+        if not isinstance(unit, Unit) or not (unit.is_plain or not unit.is_followed) or not is_usual(data):
+            return False
+        frontend = unit.frontend
+        frontend.stream.write(data)
+        status = data[-1:]
+        if self.has_notes or not unit.is_plain:
+            self._unit_ready(unit, status, data)
+            return True
+        # Neither it nor those before it have left anything that would have to be looked at.
+        in_flight.clear()
+        self.processed += 1
+        self._count_held(unit, status, data)
+        if not self.drew:
+            self.drew = unit.verdict.kind >= _WRITE
+        self.state = _HELD
+        if status != b"I" and not frontend.is_gone:
+            frontend.worker = self
+        else:
+            frontend.worker = None
+            self.reclaim(status)
+        frontend.plain_done(unit, status)
+        return True
 
     def _wait_for_reader(self, blocked_by: Frontend) -> None:
         """A frontend that does not read stops its own worker: the backend waits as it would without us."""
@@ -178,12 +242,18 @@ class Worker(Settling):
             return  # a Query inside an unsynced unit: its ReadyForQuery is not the last
         self._unit_ready(unit, status)
 
-    def _unit_ready(self, unit: Unit, status: bytes) -> None:
-        """The unit of the frontend that holds the worker was answered."""
+    def _unit_ready(self, unit: Unit, status: bytes, answer: bytes = b"") -> None:
+        """The unit of the frontend that holds the worker was answered. The `answer` is known where it was all there."""
         self.in_flight.popleft()
         self.processed += 1
         frontend, verdict = unit.frontend, unit.verdict
-        self._note_unnamed(unit)
+        self._count_held(unit, status, answer)
+        if (unit.lead or unit.effects) and self.note_statements(unit):
+            self.unclean = True
+        if verdict.deallocates and "*" in verdict.deallocates:
+            self.statements.forget()  # all, or none when it has failed
+        if self.is_as_tuned and (verdict.kind > _WRITE or verdict.local_sets):
+            self.is_as_tuned = unit.script is None and parsing.is_kept(verdict, unit.texts)
         if unit.marks or self.ddl or self.defines:
             self._note_marks(unit, status)
         elif not self.drew:
@@ -199,6 +269,29 @@ class Worker(Settling):
             self.reclaim(status)
         frontend.unit_done(unit, status)
 
+    def _count_held(self, unit: Unit, status: bytes, answer: bytes) -> None:
+        """The same, before anything else is done about it."""
+        now = monotonic()
+        self.last_s = seconds = now - self.sent_at
+        self.note_run(seconds)
+        if not self.processed & _NOTED:
+            self.tally.alone.run.catch_up()
+        known = unit.known
+        if known is not None:
+            known.calls = calls = known.calls + 1
+            if calls >= known.next_sample:
+                known.sample(seconds)
+                known.saw(answer)
+        before, tally = unit.frontend.status, self.tally
+        if status != b"I":
+            tally.in_blocks += 1
+            tally.in_block_s += seconds
+            if before == b"I":
+                self.block_since = self.sent_at
+        elif before != b"I":
+            tally.in_block_s += seconds
+            tally.block_s += now - self.block_since
+
     def _read_ready(self, unit: Unit, status: bytes) -> None:
         """A read that nobody holds the worker for was answered: whoever rides behind it is next."""
         in_flight, frontend = self.in_flight, unit.frontend
@@ -207,8 +300,9 @@ class Worker(Settling):
         if status != b"I":
             self._shared_badly(unit, status)
             return
+        if unit.lead:
+            self.note_statements(unit)
         if not in_flight:
-            self._note_unnamed(unit)
             self._drained()
         frontend.unit_done(unit, status)
 
@@ -248,18 +342,63 @@ class Worker(Settling):
             self.roster.address, self.key, _CANCEL_TIMEOUT_S,
             lambda: bool(self.in_flight) and self.in_flight[0] is unit, self.approach,
         )  # fmt: skip
-        self.cancels -= 1
-        if self.state is State.CLOSED:
-            return
-        if not certain:
+        if not certain and self.state is not State.CLOSED:
             self.close("a cancel request was sent to it and nobody knows when it will arrive")
-        elif not self.cancels:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """A reason not to send anything to the backend is gone; the last one lets it go on."""
+        self.cancels -= 1
+        if self.state is not State.CLOSED and not self.cancels:
             waiting, self._after_cancel = self._after_cancel, None
             if waiting is not None:
-                self.put(waiting)
+                self._put(waiting)
             elif self._resume is not None:
                 resume, self._resume = self._resume, None
                 resume()
+
+    def parked(self, before: float) -> Unit | None:
+        """The unit of its holder that has waited since `before` for being sent."""
+        unit = self._after_cancel if self.holder is not None else None
+        return unit if isinstance(unit, Unit) and unit.queued_at < before else None
+
+    def take_back(self, unit: Unit) -> bool:
+        """Whether its holder's unit still waits for being sent: then it does so no more."""
+        if self._after_cancel is not unit:
+            return False
+        self._after_cancel = None
+        self.state = _HELD
+        return True
+
+    # --- a primary that is doubted -----------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Nothing more is sent to the backend, as behind a cancel request that may still be on its way."""
+        if not self._is_held:
+            self._is_held = True
+            self.cancels += 1
+            self.close_batch()
+            self.stream.cork()
+            if self.state is State.IDLE:
+                self.reclaim()
+
+    @property
+    def is_between(self) -> bool:
+        """Nothing is under way: it is idle, or held for a session that is between two transactions."""
+        if self.in_flight or self.cancels > self._is_held:
+            return False
+        return self.state is State.IDLE or (self.holder is not None and self.holder.status == b"I")
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is under way, and nothing more is sent to it."""
+        return self._is_held and not self.in_flight
+
+    def release(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self.stream.uncork()
+            self._go_on()
 
     # --- the end of a worker -----------------------------------------------------------------------------------------
 

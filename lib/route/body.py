@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from lib.route import parsing
 from lib.route.calls import foreign_calls, sets_locally
 from lib.route.harmless import EFFECT, Effect
 from lib.route.lex import IDENT, OPERATOR, PUNCT, QIDENT, STRING, UNREADABLE, Token, lex
@@ -28,7 +29,9 @@ class Does(enum.IntFlag):
     SET = 2  # changes the session
     ANYTHING = 4  # changes the catalog, or runs SQL that is not seen
     SPOIL = 8  # together with SET: what it leaves in the session is not undone by DISCARD ALL
-    NAME = 16  # leaves the name of a custom setting, which a backend never forgets, but no value
+    NAME = 16  # leaves the name of a custom setting, which a backend never forgets, or what matters to Parse until the
+    # transaction ends, but no value afterwards
+    HIDE = 32  # together with SET: sets something that nobody can ask for afterwards, as its name is not known
     SUSPECT = 22
 
 
@@ -41,6 +44,7 @@ class Body:
     calls: frozenset[bytes] = frozenset()  # functions that are not built-in and harmless
     names: frozenset[bytes] = frozenset()  # all identifiers
     operators: frozenset[bytes] = frozenset()
+    sets: frozenset[str] = frozenset()  # custom settings, where set_config() by these names is all that it leaves
 
 
 # Dynamic SQL, session state, transactions, DDL. In doubt a column of that name makes a function suspect: slower, right.
@@ -51,6 +55,7 @@ _SETTING_WORDS = frozenset(b"deallocate discard hold listen prepare reset temp t
 # COMMIT and ROLLBACK are for procedures, which only CALL can run; and what those do is known by their names.
 _WRITING_WORDS = frozenset(b"call commit copy delete insert lock merge notify rollback share update".split())
 _LOCAL = frozenset({b"local", b"transaction", b"constraints"})
+_PARSING = parsing.SETTINGS | parsing.WORDS
 _BEHIND_ON_CONFLICT_DO = frozenset({b"nothing", b"update"})
 # At the beginning of a statement only: elsewhere they are names of columns, or options.
 _STARTING_WORDS = frozenset(b"analyse analyze checkpoint cluster comment reindex security vacuum".split())
@@ -65,7 +70,9 @@ _SHARED_STATE = {
 }
 # What may stand between UPDATE and its SET, apart from names.
 _IN_UPDATE_TARGET = frozenset({b"only", b"as"})
-_PLAIN_NAME = re.compile(rb"'[A-Za-z_]+'")
+# Those that matter to Parse are none of the plain: it would take a text of the same transaction for something else.
+_PLAIN_NAME = re.compile(rb"'(?!(?i:%b)')[A-Za-z_]+'" % "|".join(sorted(parsing.SETTINGS)).encode())
+_ANY_NAME = re.compile(rb"'[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)*'")
 _STATEMENT_STARTS = frozenset({b"begin", b"then", b"else", b"loop", b"declare", b"exception", b"atomic"})
 
 
@@ -106,36 +113,58 @@ def judge_body(language: str, source: str) -> Body:
         if kind <= QIDENT and value in EFFECT and i and tokens[i - 1][:2] == (PUNCT, b"."):
             calls.add(value)
     does, why = _words_do(tokens, language)
+    others = does
     for name in sorted(calls & EFFECT.keys()):
+        if EFFECT[name] != Effect.SETS:
+            others |= does_with(EFFECT[name])
         if EFFECT[name] == Effect.SETS and sets_locally(tokens):
-            does |= Does.WRITE if _sets_known_names(tokens, text) else Does.WRITE | Does.NAME
+            does |= Does.WRITE if _names_are_known(tokens, text, _PLAIN_NAME) else Does.WRITE | Does.NAME
         else:
             does |= does_with(EFFECT[name])
+            if EFFECT[name] == Effect.SETS and not _names_are_known(tokens, text, _ANY_NAME):
+                does |= Does.HIDE
         if does & Does.SUSPECT and not why:
             why = f"calls {name.decode()}()"
     for name in sorted(names):
-        if len(name) > 57 or name.startswith((b"pg_temp", b"dblink")):
+        if len(name) > 57 or name.startswith((b"pg_temp", b"pg_prepared_statement", b"dblink")):
             does |= Does.ANYTHING
+            others |= Does.ANYTHING
             why = why or f"names {name.decode()}"
+    sets = frozenset[str]()
+    if does & (Does.SUSPECT | Does.HIDE) == Does.SET and not others & Does.SUSPECT:
+        sets = _custom_names(tokens, text)
     return Body(
         does,
         why if does & Does.SUSPECT else "",
         frozenset(calls - EFFECT.keys()),
         names,
         frozenset(token[1] for token in tokens if token[0] == OPERATOR),
+        sets,
     )
 
 
-def _sets_known_names(tokens: Sequence[Token], text: bytes) -> bool:
-    """Tell whether every set_config() in `tokens` names a setting in a plain literal, and none with a dot."""
+def _names_are_known(tokens: Sequence[Token], text: bytes, wanted: re.Pattern[bytes]) -> bool:
+    """Tell whether every set_config() in `tokens` names a setting in a plain literal, and all those as `wanted`."""
     for i, token in enumerate(tokens):
         if token[0] <= QIDENT and token[1] == b"set_config":
             behind = tokens[i + 1 : i + 4]
             if [each[:2] for each in behind] != [(PUNCT, b"("), (STRING, b""), (PUNCT, b",")]:
                 return False
-            if not _PLAIN_NAME.fullmatch(text, behind[1].start, behind[1].stop):
+            if not wanted.fullmatch(text, behind[1].start, behind[1].stop):
                 return False
     return True
+
+
+def _custom_names(tokens: Sequence[Token], text: bytes) -> frozenset[str]:
+    """The settings that set_config() names in plain literals; nothing when one of them is no custom setting."""
+    found = set()
+    for i, token in enumerate(tokens):
+        if token[0] <= QIDENT and token[1] == b"set_config":
+            name = text[tokens[i + 2].start + 1 : tokens[i + 2].stop - 1].decode().lower()
+            if "." not in name:
+                return frozenset()
+            found.add(name)
+    return frozenset(found)
 
 
 def _words_do(tokens: Sequence[Token], language: str) -> tuple[Does, str]:
@@ -173,8 +202,10 @@ def _set_does(tokens: Sequence[Token], at: int) -> Does:
     following = [token[1] for token in tokens[at + 1 : at + 4]]
     if not following or following[0] not in _LOCAL or following[1:2] == [b"."]:
         return Does.SET
-    is_custom = following[0] == b"local" and any(b"." in value for value in following[1:3])
-    return Does.WRITE | Does.NAME if is_custom else Does.WRITE
+    is_local = following[0] == b"local"
+    is_custom = is_local and any(b"." in value for value in following[1:3])
+    matters = is_local and following[1:2] and following[1].decode("utf-8", "replace") in _PARSING
+    return Does.WRITE | Does.NAME if is_custom or matters else Does.WRITE
 
 
 def _starts_statement(tokens: Sequence[Token], at: int) -> bool:

@@ -11,11 +11,11 @@ source: catalogs.html, sql-createrule.html, ddl-rowsecurity.html, trigger-defini
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lib.route.body import Body, Does, does_with, read_body
-from lib.route.harmless import EFFECT, HARMLESS
+from lib.route.harmless import EFFECT, HARMLESS, Effect
 from lib.route.scan import CHANGED_SQL, SCAN_SQL
 
 __all__ = ["CHANGED_SQL", "SCAN_SQL", "Catalog"]
@@ -70,6 +70,9 @@ HARMLESS_WRAPPERS = frozenset({"postgres_fdw_handler", "file_fdw_handler"})
 _EXTENSION_DOES = {"isn_weak": Does.SET | Does.SPOIL, "set_limit": Does.SET}
 # Their functions leave connections or variables in the session that DISCARD ALL does not know.
 _KEEPING_EXTENSIONS = frozenset({"dblink", "http", "orafce", "pg_variables"})
+# Views of the server's own whose use is not harmless: one sets what it is told to by UPDATE, and the other shows what
+# the pool has prepared in the session for others.
+_VIEW_DOES = {"pg_settings": Does.SET, "pg_prepared_statements": Does.ANYTHING}
 # Operators that the grammar itself uses (BETWEEN, IN, LIKE, SIMILAR TO, USING): no text need show them.
 _HIDDEN_OPERATORS = frozenset({"=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~"})
 
@@ -78,7 +81,7 @@ _NOT_SCANNED = "runs in a database that has not been scanned"
 _ONLY_WHEN_WRITING = "has a domain default"
 
 # What counts as soon as a relation is mentioned, be it only read.
-_FOR_EVERY_USE = Does.SUSPECT | Does.SPOIL
+_FOR_EVERY_USE = Does.SUSPECT | Does.SPOIL | Does.HIDE
 
 Row = Sequence[object]
 
@@ -92,6 +95,9 @@ class Catalog:
     operators: frozenset[bytes] = frozenset()  # operators with suspect functions
     harmless: frozenset[bytes] = frozenset()  # the user's functions that leave nothing in the session
     holders: frozenset[bytes] = frozenset()  # those of the suspect that are seen to change the session
+    hiders: frozenset[bytes] = frozenset()  # those of the holders that set what nobody can ask for afterwards
+    # Functions of which all that is left are these custom settings; they are among the holders, too.
+    setters: Mapping[bytes, frozenset[str]] = field(default_factory=dict)
     spoilers: frozenset[bytes] = frozenset()  # those of the suspect that leave what DISCARD ALL does not undo
     definers: frozenset[bytes] = frozenset()  # those of the suspect that may change the catalog too
     writers: frozenset[bytes] = frozenset()  # functions and relations that write or wait though a SELECT names them
@@ -158,7 +164,8 @@ class Catalog:
 def _builtin_does(name: str) -> Does:
     effect = EFFECT.get(name.encode())
     if effect is not None:
-        return does_with(effect)
+        # A stored tree does not show which setting it is.
+        return does_with(effect) | (Does.HIDE if effect == Effect.SETS else Does.READ)
     # Functions of information_schema only read; scan.py marks them.
     is_harmless = name.encode() in HARMLESS or name.startswith("information_schema.")
     return Does.READ if is_harmless else Does.ANYTHING
@@ -271,6 +278,8 @@ class _Scan:
             operators=frozenset(name.encode() for name in operators),
             harmless=frozenset(name for name, does in functions.items() if not does & Does.SUSPECT and name.isascii()),
             holders=frozenset(name for name, does in named if does & Does.SET),
+            hiders=frozenset(name for name, does in named if does & Does.HIDE),
+            setters={} if hidden else self._setters(functions, relations),
             spoilers=frozenset(name for name, does in named if does & Does.SPOIL),
             definers=frozenset(name for name, does in named if does & Does.ANYTHING),
             writers=frozenset(writers),
@@ -281,6 +290,26 @@ class _Scan:
             suspect_reason=f"runs in a database that {min(hidden)} which may change the session" if hidden else "",
             login_triggers=self.login_triggers,
         )
+
+    def _setters(self, functions: dict[bytes, Does], relations: dict[bytes, Does]) -> dict[bytes, frozenset[str]]:
+        """Functions that set custom settings by names that are known, and neither call nor mention what is suspect."""
+        suspects = {name for name, does in [*functions.items(), *relations.items()] if does & Does.SUSPECT}
+        signs = {name.encode() for name, refs in self.operators if self._refs_do(refs) & Does.SUSPECT}
+        found: dict[bytes, frozenset[str]] = {}
+        others = set(relations)
+        for oid, name in self.function_name.items():
+            does = self.function_does[oid] & (Does.SUSPECT | Does.HIDE | Does.SPOIL)
+            body = self.body.get(oid)
+            is_plain = (
+                does == Does.SET and body is not None and bool(body.sets)
+                and body.names.isdisjoint(suspects) and not self._refs_do(self.refs[oid]) & Does.SUSPECT
+                and not any(sign in operator for sign in signs for operator in body.operators)
+            )  # fmt: skip
+            if is_plain and body is not None and name.isascii():
+                found[name] = found.get(name, frozenset()) | body.sets
+            elif does:
+                others.add(name)  # another function of that name, perhaps
+        return {name: names for name, names in found.items() if name not in others}
 
     def _functions_do(self) -> dict[bytes, Does]:
         """What the user's functions of each name do, all taken together."""
@@ -349,7 +378,7 @@ class _Scan:
                 self.why.setdefault(oid, self._why_of(refs))
             changed |= self._add(oid, does, when_read)
         for user, used, when_read in self.uses:
-            does = self.use_does.get(used, Does.SET if used == "pg_settings" else Does.READ)
+            does = self.use_does.get(used) or _VIEW_DOES.get(used, Does.READ)
             if when_read:
                 does = (does & _FOR_EVERY_USE) | self.read_does.get(used, Does.READ)
             if does & Does.SUSPECT:

@@ -49,15 +49,15 @@ class _Findings:
     """What was found so far; the gravest finding gives the reason."""
 
     __slots__ = (
-        "clean", "currval", "ddl", "deallocates", "frees", "holds", "kind", "local_resets", "local_sets", "reason",
-        "releases", "resets", "session", "sets", "spoils", "transaction",
+        "clean", "currval", "ddl", "deallocates", "follows", "frees", "holds", "kind", "local_resets", "local_sets",
+        "reason", "releases", "resets", "session", "sets", "spoils", "transaction",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.kind = Kind.SHAREABLE
         self.reason = EMPTY.reason
         self.clean = self.holds = self.spoils = self.session = self.transaction = self.ddl = self.currval = False
-        self.releases = False
+        self.releases = self.follows = False
         self.sets = self.resets = self.local_sets = self.local_resets = frozenset[str]()
         self.deallocates = self.frees = frozenset[str]()
 
@@ -74,6 +74,7 @@ class _Findings:
         self.add(row.kind, row.reason, row.clean, row.holds, row.ddl)
         self.transaction |= row.transaction
         self.spoils |= row.spoils
+        self.follows |= row.follows
         self.releases |= row.releases
         self.sets |= row.sets
         self.resets |= row.resets
@@ -109,6 +110,7 @@ def classify(text: bytes, catalog: Catalog) -> Verdict:
         standby=standby,
         clean=found.clean,
         holds=found.holds,
+        follows=found.follows,
         spoils=found.spoils,
         session=found.session,
         sets=found.sets,
@@ -120,7 +122,7 @@ def classify(text: bytes, catalog: Catalog) -> Verdict:
         deallocates=found.deallocates,
         frees=found.frees,
         ends=len(rows) == 1 and rows[0].ends,
-        transaction=found.transaction,
+        transaction=found.transaction or (len(rows) > 1 and any(row.ends for row in rows)),
         ddl=found.ddl,
         currval=found.currval,
         reason=found.reason,
@@ -180,9 +182,11 @@ def _look_inside(tokens: Sequence[Token], text: bytes, catalog: Catalog) -> Row:
     else:
         return OPAQUE
     defines = body.does & Does.ANYTHING or not body.names.isdisjoint(catalog.definers)
+    spoils = bool(body.does & Does.SPOIL) or not body.names.isdisjoint(catalog.spoilers)
     return OPAQUE._replace(
-        holds=bool(body.does & Does.SET) or not body.names.isdisjoint(catalog.holders),
-        spoils=bool(body.does & Does.SPOIL) or not body.names.isdisjoint(catalog.spoilers),
+        holds=spoils or bool(body.does & Does.HIDE) or not body.names.isdisjoint(catalog.hiders),
+        follows=bool(body.does & Does.SET) or not body.names.isdisjoint(catalog.holders),
+        spoils=spoils,
         ddl=bool(defines) or any(name not in catalog.harmless and name not in catalog.functions for name in body.calls),
     )
 
@@ -203,7 +207,7 @@ def _add_calls(calls: list[bytes], tokens: Sequence[Token], row: Row, catalog: C
     for name in calls:
         effect = EFFECT.get(name)
         if effect is None:
-            if row.looks and name not in catalog.harmless:
+            if row.looks and name not in catalog.harmless and name not in catalog.setters:
                 reason = f"calls {name.decode('utf-8', 'replace')}(), which is not known to be harmless"
                 ddl = not catalog.suspect_all and (name not in catalog.functions or name in catalog.definers)
                 found.add(Kind.OPAQUE, reason, clean=True, ddl=ddl)
@@ -239,11 +243,19 @@ def _add_attribute_calls(tokens: Sequence[Token], row: Row, catalog: Catalog, fo
 
 def _add_names(names: set[bytes], tokens: Sequence[Token], row: Row, catalog: Catalog, found: _Findings) -> None:
     """Add what the catalog knows of the names that a statement mentions."""
-    if not names.isdisjoint(catalog.suspects):
+    suspects = names & catalog.suspects
+    if suspects and suspects <= catalog.setters.keys():
+        found.add(Kind.SETTING, f"uses {min(suspects).decode()}, which sets custom settings")
+        found.sets = found.sets.union(*(catalog.setters[name] for name in suspects))
+        found.follows = True  # whether it has is not sure
+        suspects = set()
+    if suspects:
         name = min(names & catalog.suspects).decode("utf-8", "replace")
-        holds = not names.isdisjoint(catalog.holders)
+        found.follows |= not names.isdisjoint(catalog.holders)
+        spoils = not names.isdisjoint(catalog.spoilers)
+        holds = spoils or not names.isdisjoint(catalog.hiders)
         ddl = not names.isdisjoint(catalog.definers)
-        found.spoils |= not names.isdisjoint(catalog.spoilers)
+        found.spoils |= spoils
         found.add(Kind.OPAQUE, f"uses {name}, which may change the session", clean=True, holds=holds, ddl=ddl)
     elif catalog.suspect_all:
         found.add(Kind.OPAQUE, catalog.suspect_reason, clean=True)
@@ -263,7 +275,8 @@ def _add_names(names: set[bytes], tokens: Sequence[Token], row: Row, catalog: Ca
             found.add(Kind.OPAQUE, "has a name that depends on the client's encoding", clean=True, ddl=True)
     if not names.isdisjoint(_CHANGING_WORDS):
         if b"pg_settings" in names:
-            found.add(Kind.OPAQUE, "writes to pg_settings", clean=True, holds=True)
+            found.add(Kind.OPAQUE, "writes to pg_settings", clean=True)
+            found.follows = True
         elif any(_is_system_name(tokens, i) for i in range(1, len(tokens))):
             found.add(Kind.OPAQUE, "writes to the catalog", clean=True, ddl=True)
 

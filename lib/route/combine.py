@@ -24,6 +24,7 @@ def combine(first: Verdict, second: Verdict) -> Verdict:
         standby=first.standby,
         clean=first.clean or second.clean,
         holds=first.holds or second.holds,
+        follows=first.follows or second.follows,
         spoils=first.spoils or second.spoils,
         session=first.session or second.session,
         sets=first.sets | second.sets,

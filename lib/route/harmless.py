@@ -74,8 +74,8 @@ _OPAQUE = b"""
     pg_log_backend_memory_contexts pg_log_standby_snapshot pg_logical_slot_get_binary_changes
     pg_logical_slot_get_changes pg_logical_slot_peek_binary_changes pg_logical_slot_peek_changes
     pg_ls_archive_statusdir pg_ls_dir pg_ls_logdir pg_ls_logicalmapdir pg_ls_logicalsnapdir pg_ls_replslotdir
-    pg_ls_summariesdir pg_ls_tmpdir pg_ls_waldir pg_nextoid pg_promote pg_read_binary_file pg_read_file
-    pg_read_file_old pg_reload_conf pg_replication_origin_advance pg_replication_origin_create
+    pg_ls_summariesdir pg_ls_tmpdir pg_ls_waldir pg_nextoid pg_prepared_statement pg_promote pg_read_binary_file
+    pg_read_file pg_read_file_old pg_reload_conf pg_replication_origin_advance pg_replication_origin_create
     pg_replication_origin_drop pg_replication_origin_progress pg_replication_slot_advance
     pg_restore_attribute_stats pg_restore_relation_stats pg_rotate_logfile pg_rotate_logfile_old
     pg_show_all_file_settings pg_stat_clear_snapshot pg_stat_file pg_stat_force_next_flush pg_stat_have_stats

@@ -13,7 +13,7 @@ having bool_and(
          (p.provolatile in ('i', 's')
           and p.proname !~ '^pg_event_trigger_|^(table|schema|database|query|cursor)_to_xml|^ts_stat$|^ts_rewrite$'
           and p.proname !~ '^fmgr_.*_validator$'
-          and p.proname not in ('txid_current', 'pg_current_xact_id')
+          and p.proname not in ('txid_current', 'pg_current_xact_id', 'pg_prepared_statement')
           and p.prorettype not in ('language_handler'::regtype, 'fdw_handler'::regtype, 'tsm_handler'::regtype,
                                    'index_am_handler'::regtype))
          -- volatile because what they read moves on, or drawn by lot

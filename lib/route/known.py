@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
+from lib.metrics import Histogram
 from lib.route.verdict import Kind, Verdict
 
 _LEAVE_NOTHING = (Kind.SHAREABLE, Kind.WRITE, Kind.TRANSACTION)
@@ -26,30 +27,45 @@ _PAUSE_S, _BAN_S, _MAX_PAUSE_S = 0.05, 1.0, 60.0  # before the next trial; after
 _MAX_STRIKES, _FORGIVEN_AFTER = 3, 500  # strikes, and runs after which one is forgotten
 _DOUBT_S = 1.0  # how long the first time is remembered that it may not have been the statement's fault
 
+_ALL_OF, _SOME = 100, 8  # runs that are all sampled, and of how many one is then
+_READY_BYTES = 7  # ReadyForQuery, and the end of the CommandComplete before it
+
 
 class Known:
     """The verdict of a shape, and its pace.
 
-    rides    whether such a statement may share a backend at all: a read that leaves nothing behind
-    marks    whether it may leave anything behind in the session, apart from numbers drawn from sequences
-    cost_s   how long one takes a backend when nothing is in its way; inf while it must run alone
+    rides     whether such a statement may share a backend at all: a read that leaves nothing behind
+    marks     whether it may leave anything behind in the session, apart from numbers drawn from sequences
+    is_plain  it does not, nor in its transaction: SET LOCAL marks nothing, but may change how a text is read
+    cost_s    how long one takes a backend when nothing is in its way; inf while it must run alone
+    calls     how many were answered
+    next_sample  from which of these on one is looked at again: at first all are, later some
+    runs      how long some of them took, about, from being sent to being answered; None before the first
+    wait_s    how long all of them have waited for a worker
+    rows      of some of them, in the mean; None before the first
     """
 
     __slots__ = (
-        "_ban_s", "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_runs", "_strikes", "_struck_at", "_time_s",
-        "_tried_from", "_until", "cost_s", "marks", "rides", "verdict",
+        "_ban_s", "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_rows", "_rows_of", "_runs", "_strikes",
+        "_struck_at", "_time_s", "_tried_from", "_until", "calls", "cost_s", "is_plain", "marks", "next_sample",
+        "rides", "runs", "verdict", "wait_s",
     )  # fmt: skip
 
-    def __init__(self, verdict: Verdict, names_setting: bool = True) -> None:
+    def __init__(self, verdict: Verdict, names_setting: bool = True, names_set: bool = True) -> None:
         self.verdict = verdict
         leaves = (
-            verdict.clean or verdict.holds or verdict.session or verdict.spoils or verdict.ddl
+            verdict.clean or verdict.holds or verdict.follows or verdict.session or verdict.spoils or verdict.ddl
             or verdict.sets or verdict.resets or verdict.local_sets or verdict.local_resets
             or verdict.releases or verdict.deallocates
         )  # fmt: skip
         self.rides = verdict.kind is Kind.SHAREABLE and not leaves
         self.marks = bool(leaves) or names_setting or verdict.kind not in _LEAVE_NOTHING
+        self.is_plain = not (self.marks or verdict.frees or (names_set and verdict.kind is Kind.TRANSACTION))
         self.cost_s = inf
+        self.calls = self.next_sample = 0
+        self.runs: Histogram | None = None
+        self.wait_s = 0.0
+        self._rows = self._rows_of = 0
         self._low_s = inf
         self._time_s = 0.0  # of the runs that are not averaged yet
         self._runs = 0
@@ -63,6 +79,29 @@ class Known:
     def __repr__(self) -> str:
         pace = "alone" if self.cost_s == inf else "quick"
         return f"<Known {self.verdict.kind.name} {pace} {self._low_s * 1e6:.0f}us>"
+
+    def sample(self, seconds: float, times: int = 1) -> None:
+        """One of them, or each of some that were answered at the same moment, took so long."""
+        if self.runs is None:
+            self.runs = Histogram()
+        self.runs.add(seconds, times)
+        self.next_sample = self.calls + (1 if self.calls < _ALL_OF else _SOME)
+
+    def count_on(self, other: Known) -> None:
+        """Go on with what was counted of the same shape, whose verdict may have been another one."""
+        self.calls, self.next_sample, self.runs, self.wait_s = other.calls, 0, other.runs, other.wait_s
+        self._rows, self._rows_of = other._rows, other._rows_of
+
+    def saw(self, answer: bytes) -> None:
+        """What one of them was answered with, whole: its CommandComplete says how many rows there were."""
+        rows = answer[answer.rfind(b" ", 0, -_READY_BYTES) + 1 : -_READY_BYTES]
+        if rows.isdigit():
+            self._rows += int(rows)
+            self._rows_of += 1
+
+    @property
+    def rows(self) -> float | None:
+        return self._rows / self._rows_of if self._rows_of else None
 
     def took(
         self, seconds: float, runs: int, in_batch: bool, is_exact: Callable[[], bool], limit_s: float, now: float

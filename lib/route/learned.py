@@ -1,9 +1,9 @@
 """What opaque statements were found to leave in their sessions: learned when they run, by shape.
 
-Pure. The text of an opaque statement does not show what it sets; its first run does, when the backend is asked before
-it is cleaned. From then on statements of that shape hold their worker, so that an application whose functions set
-something keeps it. A shape that left nothing is asked about again after its 2nd, 4th, 8th … run: what a function sets
-may depend on its arguments. Bounded: a digest and two words per shape, forgotten first where nothing was left.
+Pure. The text of an opaque statement does not show what it sets; its first runs do, when the backend is asked behind
+them. A shape that has left something is followed from then on: its backend is asked each time. One that left nothing is
+asked about for a few runs, and then after the 8th, 16th, 32nd …: what a function sets may depend on its arguments.
+Bounded: a digest and two words per shape, forgotten first where nothing was left.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from lib.route.verdict import Kind, Verdict
 
 MAX_SHAPES = 2000
+_ASKED_RUNS = 4
 _MAX_REASONS = 3  # of what was left, named in the reason of a verdict
 
 # What lasts longer than DISCARD ALL (see backend/traces), and what is no setting: then the class is session's own.
@@ -41,7 +42,7 @@ class Learned:
         return f"<Learned {len(self._left)} shapes leave something, {len(self._runs)} nothing>"
 
     def is_due(self, shape: bytes) -> bool:
-        """Count a run of `shape`: True when its backend should be asked what it has left (runs 1, 2, 4, 8 …)."""
+        """Count a run of `shape`: True when its backend should be asked what it has left (runs 1 to 4, 8, 16 …)."""
         key = _digest(shape)
         if key in self._left:
             return False
@@ -50,7 +51,7 @@ class Learned:
             oldest: dict = self._runs or self._left
             del oldest[next(iter(oldest))]
         self._runs[key] = runs
-        return runs & (runs - 1) == 0
+        return runs <= _ASKED_RUNS or runs & (runs - 1) == 0
 
     def left(self, shape: bytes, traces: Sequence[str]) -> bool:
         """Remember that a run of `shape` has left `traces` (as backend.traces reads them): True when that is new."""
@@ -77,7 +78,8 @@ class Learned:
         more = "" if len(traces) <= _MAX_REASONS else f" and {len(traces) - _MAX_REASONS} more"
         return replace(
             verdict,
-            holds=True,
+            follows=True,
+            holds=verdict.holds or not SPOILING.isdisjoint(traces),
             session=verdict.session or any(not trace.startswith(SETTING) for trace in traces),
             spoils=verdict.spoils or not SPOILING.isdisjoint(traces),
             reason=f"was found to leave {', '.join(traces[:_MAX_REASONS])}{more} in its session",

@@ -9,7 +9,8 @@ of harmless.py apply.
     relation  oid, name, info the letter of pg_class.relkind, and the handler of a foreign table
     runs      oid of a relation, info read|write (when), refs functions that are run
     config    oid of a function, body the custom settings that it is declared with, as SET commands
-    uses      oid of a relation or function, info read|write, refs relations that are used then, or pg_settings
+    uses      oid of a relation or function, info read|write, refs relations that are used then, those of the user by
+              their oids, and pg_settings and pg_prepared_statements by name
     operator  name, refs its function
     hidden    name a clause that says what it is, refs functions that a text need not show
     login     there is a trigger on login
@@ -169,12 +170,14 @@ select 'relation', c.oid, c.relname, concat(c.relkind, ' ', h.proname), null, nu
 union all
 select 'uses', u.oid, null, u.info, string_agg(distinct u.used, ','), null
   from (select r.ev_class as oid, case when r.ev_type = '1' then 'read' else 'write' end as info,
-               case when d.refobjid = 'pg_catalog.pg_settings'::regclass then 'pg_settings' else d.refobjid::text end
-                 as used
+               case d.refobjid when 'pg_catalog.pg_settings'::regclass then 'pg_settings'
+                               when 'pg_catalog.pg_prepared_statements'::regclass then 'pg_prepared_statements'
+                               else d.refobjid::text end as used
           from pg_catalog.pg_rewrite r
           join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
            and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid <> r.ev_class
-         where r.ev_class >= 16384 and (d.refobjid >= 16384 or d.refobjid = 'pg_catalog.pg_settings'::regclass)
+         where r.ev_class >= 16384 and (d.refobjid >= 16384 or d.refobjid in ('pg_catalog.pg_settings'::regclass,
+                                                                            'pg_catalog.pg_prepared_statements'::regclass))
         union all
         select p.polrelid, 'read', d.refobjid::text
           from pg_catalog.pg_policy p

@@ -36,6 +36,7 @@ class Row(NamedTuple):
     discards: bool = False
     deallocates: frozenset[str] = frozenset()
     frees: frozenset[str] = frozenset()
+    follows: bool = False
 
 
 Look = Callable[[Sequence[Token], int], Row]

@@ -39,6 +39,7 @@ class Verdict:
     standby: bool = False  # begins with exactly /*s*/
     clean: bool = False  # the worker must be cleaned (DISCARD ALL) before anybody else has it
     holds: bool = False  # leaves session state that must stay with the frontend
+    follows: bool = False  # may leave some that can be asked for: what it is decides who has the worker then
     spoils: bool = False  # DISCARD ALL does not undo it: the worker must be closed before anybody else has it
     session: bool = False  # some of that state is more than settings: what session_features = 'reject' refuses
     sets: frozenset[str] = frozenset()  # settings given a value for the session, in lower case; "*": unknown ones

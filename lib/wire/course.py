@@ -29,16 +29,20 @@ class Course:
 
     status         the transaction status that the backend said last
     is_ready       all that was sent was answered with ReadyForQuery
+    answers        how many ReadyForQuery the backend has said
     has_ended      the frontend has said goodbye
     is_broken      it has sent what no server takes: that is passed on, too, and the server says what is to be said
     """
 
-    __slots__ = ("_held", "_receiving", "_rest", "_sending", "has_ended", "is_broken", "is_ready", "script", "status")
+    __slots__ = (
+        "_held", "_receiving", "_rest", "_sending", "answers", "has_ended", "is_broken", "is_ready", "script", "status",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.script = Script()
         self.status = b"I"
         self.is_ready = True
+        self.answers = 0
         self.has_ended = self.is_broken = False
         self._rest = b""  # the beginning of a header from the frontend
         self._held = b""  # the beginning of a header, or of a short message, from the backend
@@ -136,6 +140,7 @@ class Course:
                 received(tag)
                 if tag == _READY:
                     self.status = data[end - 1 : end]
+                    self.answers += 1
                     self.is_ready = self.script.is_done
             position = end
         if position < stop:

@@ -28,6 +28,12 @@ INTERESTING[ord("N")] = NOTICE
 INTERESTING[ord("1")] = INTERESTING[ord("3")] = PARSED
 
 READY_TAG = ord("Z")
+_USUAL = READY | PARSED
+_SHORT, _MOST_SHORT = 32, 500
+_short: dict[bytes, bool] = {}  # answers without rows are few, and come again and again
+_COMMAND_COMPLETE = ord("C")
+_OF_A_READ = frozenset(b"TD12n")  # messages in front of that
+_READY_IDLE = b"Z\0\0\0\5I"
 _COPY_DATA = ord("d")
 _DATA_ROW = ord("D")
 
@@ -72,6 +78,41 @@ def scan(buffer: bytes, start: int, stop: int) -> tuple[int, int, int]:
             if bit == READY:
                 break
     return start, last, seen
+
+
+def end_of_read(data: bytes, start: int) -> int:
+    """Where the answer of a read that begins at `start` ends, when nothing of it needs looking at: its rows, and
+    ReadyForQuery outside of a transaction. 0 when it is anything else, or not all there; then `scan` says more."""
+    try:
+        while True:
+            tag, length = header(data, start)
+            start += length + 1
+            if tag == _COMMAND_COMPLETE:
+                break
+            if tag not in _OF_A_READ or length < 4:
+                return 0
+    except struct.error:
+        return 0
+    end = start + 6
+    return end if data[start:end] == _READY_IDLE else 0
+
+
+def is_usual(data: bytes) -> bool:
+    """Whether `data` is a whole answer that needs no looking at: up to its ReadyForQuery, which is the last of it.
+
+    raises   as scan
+    """
+    size = len(data)
+    if size > _SHORT:
+        end, last, seen = scan(data, 0, size)
+        return last == READY_TAG and end == size and seen | PARSED == _USUAL
+    usual = _short.get(data)
+    if usual is None:
+        end, last, seen = scan(data, 0, size)
+        usual = last == READY_TAG and end == size and seen | PARSED == _USUAL
+        if usual and len(_short) < _MOST_SHORT:
+            _short[data] = usual
+    return usual
 
 
 def missing(buffer: bytes, start: int, stop: int) -> int | None:

@@ -71,7 +71,7 @@ def negotiate_protocol_version(version: int, unknown_options: list[str]) -> byte
 
 
 def error_response(error: PoolError, severity: str | None = None) -> bytes:
-    """ErrorResponse with the fields S V C M D H (protocol-error-fields.html) of a PoolError.
+    """ErrorResponse with the fields S V C M D H R (protocol-error-fields.html) of a PoolError.
 
     severity   in the place of the error's own: FATAL when the frontend is closed after it
     """
@@ -81,6 +81,8 @@ def error_response(error: PoolError, severity: str | None = None) -> bytes:
         fields.append(("D", error.detail))
     if error.hint:
         fields.append(("H", error.hint))
+    if error.routine:
+        fields.append(("R", error.routine))
     return message(b"E", b"".join(code.encode() + encode(value) + b"\0" for code, value in fields) + b"\0")
 
 
@@ -88,6 +90,14 @@ def notice_response(message_: str, detail: str, hint: str, sqlstate: str) -> byt
     """NoticeResponse of severity NOTICE."""
     fields = (("S", "NOTICE"), ("V", "NOTICE"), ("C", sqlstate), ("M", message_), ("D", detail), ("H", hint))
     return message(b"N", b"".join(code.encode() + encode(value) + b"\0" for code, value in fields) + b"\0")
+
+
+def late_notice(limit_s: float) -> bytes:
+    """What goes before the cancel of a statement that has run for too long."""
+    return notice_response(
+        "this statement is canceled: it has run for longer than query_timeout",
+        f"The pool's query_timeout is {limit_s:g} s.", "Have it raised, or run the statement directly.", "01000",
+    )  # fmt: skip
 
 
 def with_severity(raw: bytes, severity: str) -> bytes:

@@ -12,18 +12,26 @@ from __future__ import annotations
 
 from collections import deque
 
+from lib.errors import ResultChanged
+from lib.wire.described import description
+from lib.wire.prepared import Prepared
+
 # Backend message -> the frontend message that it ends, where that is what is owed next.
 _ENDS = {
-    ord("1"): b"P",
-    ord("2"): b"B",
-    ord("3"): b"C",
-    ord("n"): b"D",
-    ord("T"): b"D",
-    ord("C"): b"E",
-    ord("I"): b"E",
-    ord("s"): b"E",
-    ord("Z"): b"QFS",
+    ord("1"): frozenset(b"P"),
+    ord("2"): frozenset(b"B"),
+    ord("3"): frozenset(b"C"),
+    ord("n"): frozenset(b"D"),
+    ord("T"): frozenset(b"D"),
+    ord("C"): frozenset(b"E"),
+    ord("I"): frozenset(b"E"),
+    ord("s"): frozenset(b"E"),
+    ord("Z"): frozenset(b"QFS"),
 }
+_NOTHING: frozenset[int] = frozenset()
+_HIDDEN = 0x100  # added to the tag of a message of the pool's own
+_PARAMETERS = ord("t")
+_HIDING = {ord(answer): ord(tag) + _HIDDEN for answer, tag in ("1P", "3C", "tD", "TD", "nD")}
 _ANSWERED = frozenset(b"PBCDEQFS")  # Flush and the COPY messages owe nothing
 _COPY_BEGINS = frozenset(b"GW")  # CopyInResponse, CopyBothResponse
 _COPY_ENDS = frozenset(b"cf")  # CopyDone, CopyFail
@@ -38,22 +46,33 @@ class Script:
     owed      deque of frontend tags, oldest first
     copying   the backend waits for CopyData: what is sent now is eaten, Sync and Flush too
     skipping  an error came: the backend reads on to the next Sync
+    checks    statements whose descriptions were asked for by such messages, and what they are must not differ
+    hidden    answers to messages of the pool's own that have not come, and after an error never will
     """
 
-    __slots__ = ("copying", "owed", "skipping")
+    __slots__ = ("_parameters", "checks", "copying", "hidden", "owed", "skipping")
 
     def __init__(self, sent: bytes = b"") -> None:
         self.owed: deque[int] = deque(sent)
         self.copying = False
         self.skipping = False
+        self.hidden = 0
+        self.checks: list[Prepared] = []
+        self._parameters = b""
 
     def __repr__(self) -> str:
         flags = "".join(f" {name}" for name in ("copying", "skipping") if getattr(self, name))
-        return f"<Script owed={bytes(self.owed).decode()!r}{flags}>"
+        return f"<Script owed={''.join(map(chr, self.owed))!r}{flags}>"
 
     @property
     def is_done(self) -> bool:
         return not self.owed and not self.skipping
+
+    def sent_hidden(self, tag: int) -> None:
+        """A Parse, Close or Describe of the pool's own goes to the backend."""
+        self.hidden += 1
+        if not self.skipping:
+            self.owed.append(tag + _HIDDEN)
 
     def sent(self, tag: int) -> None:
         """A frontend message goes to the backend."""
@@ -68,12 +87,32 @@ class Script:
             # CopyDone owes nothing, but marks how far a COPY that is still to begin will eat.
             self.owed.append(tag)
 
+    def is_hidden(self, tag: int, raw: bytes) -> bool:
+        """Whether the next message is the answer to one of the pool's own; then that is answered.
+
+        raises   ResultChanged when a statement is not what its frontend was told
+        """
+        owed = self.owed
+        if not owed or owed[0] != _HIDING.get(tag):
+            return False
+        if tag == _PARAMETERS:
+            self._parameters = raw
+            return True
+        owed.popleft()
+        self.hidden -= 1
+        if self._parameters:
+            prepared = self.checks.pop(0)
+            told, self._parameters = description(self._parameters, raw), b""
+            if told != prepared.told:
+                raise ResultChanged("cached plan must not change result type")
+        return True
+
     def received(self, tag: int) -> None:
-        """A backend message arrives."""
+        """A backend message arrives, which is not hidden."""
         owed = self.owed
         if tag == _ERROR:
             self.copying = False
-            if owed and owed[0] in _EXTENDED:
+            if owed and (owed[0] in _EXTENDED or owed[0] >= _HIDDEN):
                 # It reads on to the next Sync, and what was sent before that is never answered.
                 while owed and owed[0] != _SYNC:
                     owed.popleft()
@@ -88,7 +127,7 @@ class Script:
                 owed.popleft()
             if head is not None:
                 owed.appendleft(head)
-        elif owed and owed[0] in _ENDS.get(tag, b""):
+        elif owed and owed[0] in _ENDS.get(tag, _NOTHING):
             owed.popleft()
             while owed and owed[0] in _COPY_ENDS:  # CopyDone without COPY: the backend ignored it
                 owed.popleft()

@@ -47,16 +47,14 @@ class Extended:
     texts            of every Parse, in order
     parse_unnamed    the Parse of the unnamed statement that is left behind, the whole message, or None
     drops_unnamed    no unnamed statement is left behind: it was closed
-    wants_unnamed    the unnamed statement is used before the unit has parsed one
-    names            a Parse gives a name, which stays behind in the session
+    names            it makes or uses others than an unnamed one of its own, or asks what one is: see `wire.prepared`
     """
 
-    __slots__ = ("drops_unnamed", "names", "parse_unnamed", "texts", "wants_unnamed")
+    __slots__ = ("drops_unnamed", "names", "parse_unnamed", "texts")
 
     def __init__(self) -> None:
         self.texts: list[bytes] = []
         self.parse_unnamed: bytes | None = None
-        self.wants_unnamed = False
         self.drops_unnamed = False
         self.names = False
 
@@ -67,23 +65,23 @@ class Extended:
             name_end = buffer.find(b"\0", start + 5, end)
             self.texts.append(buffer[name_end + 1 : buffer.find(b"\0", name_end + 1, end)])
             if name_end == start + 5:
+                self.names = self.names or self.parse_unnamed is not None  # which of them is left depends on the answer
                 self.parse_unnamed = buffer[start:end]
                 self.drops_unnamed = False
             else:
                 self.names = True
-        elif tag == _CLOSE:
-            if buffer[start + 5 : start + 7] == b"S\0":
-                self.drop_unnamed()
-        elif self.parse_unnamed is None:
-            if tag == _BIND:  # portal, statement, ...
+        elif tag == _BIND:  # portal, statement, ...
+            if self.parse_unnamed is None:
+                self.names = True
+            else:
                 portal_end = buffer.find(b"\0", start + 5, end)
-                self.wants_unnamed = self.wants_unnamed or buffer[portal_end + 1 : portal_end + 2] == b"\0"
-            elif buffer[start + 5 : start + 7] == b"S\0":  # Describe of the unnamed statement
-                self.wants_unnamed = True
-
-    def drop_unnamed(self) -> None:
-        self.parse_unnamed = None
-        self.drops_unnamed = True
+                self.names = self.names or buffer[portal_end + 1 : portal_end + 2] != b"\0"
+        elif buffer[start + 5 : start + 6] == b"S":
+            if tag == _CLOSE and buffer[start + 6 : start + 7] == b"\0":
+                self.parse_unnamed = None
+                self.drops_unnamed = True
+            else:
+                self.names = True
 
 
 def text_of(parse: bytes) -> bytes:

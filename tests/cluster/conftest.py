@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests import roles
+from tests.cluster import auth_roles
 from tests.cluster.convoy import WANTED_S, Convoy, Place
+from tests.cluster.rawclient import Raw
 from tests.cluster.twice import Home
+from tests.conftest import POOLER
 from tests.servers import Cluster, Pooler, Server
 
 
@@ -51,6 +54,22 @@ def own_pooler(cluster: Cluster, **conf: object) -> Iterator[Pooler]:
     assert "Traceback" not in pooler.log
 
 
+@contextlib.contextmanager
+def shown(pooler: Pooler, request: pytest.FixtureRequest) -> Iterator[Pooler]:
+    """Run the pooler of a module: the end of its log stands below a failed test, and all of it must be clean."""
+    with pooler:
+        request.config.stash[POOLER] = pooler
+        yield pooler
+    assert "Traceback" not in pooler.log, pooler.log
+
+
+@pytest.fixture
+def connect(pooler: Pooler) -> Iterator[Callable[..., Raw]]:
+    """Connect a frontend that is closed at the end of the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **params: stack.enter_context(Raw(pooler.host, pooler.port, **params))
+
+
 @pytest.fixture(params=["directly", "pooled"])
 def address(request: pytest.FixtureRequest, cluster) -> Address:
     """The primary itself, which shows that a test is right, and then the pooler, which must do the same."""
@@ -58,6 +77,23 @@ def address(request: pytest.FixtureRequest, cluster) -> Address:
         return Address(cluster.primary.host, cluster.primary.port, cluster.primary)
     pooler = request.getfixturevalue("pooler")
     return Address(pooler.host, pooler.port, cluster.primary)
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """A PostgreSQL 16 with the roles of auth_roles, whose files a test may change; `restored` puts them back."""
+    with Server("own", version=16, hba=auth_roles.hba_lines()) as server:
+        auth_roles.create_roles(server)
+        yield server
+
+
+@pytest.fixture
+def restored(own_server: Server) -> Iterator[Server]:
+    yield own_server
+    if not own_server.is_running:
+        own_server.start()
+    own_server.set_hba(auth_roles.hba_lines())
+    own_server.reload()
 
 
 RIDING = [

@@ -25,6 +25,7 @@ SCHEMA = f"""
     create table leaks.plain (id serial, note text);
     create table leaks.triggered (id int, note text);
     create function leaks.harmless(n int) returns int language sql as 'select n + 1';
+    create function leaks.changing() returns int language sql as 'select 1';
     create function leaks.leaky_set() returns text language plpgsql as
         $$begin perform set_config('search_path', 'leaks_3', false); return 'x'; end$$;
     create function leaks.leaky_tenant() returns text language sql as

@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 from gevent.server import StreamServer
 
-from lib import net
+from lib import connecting, net
 from lib.admin import Admin
 from lib.auth.credential import Secrets
 from lib.auth.hba import Peer
@@ -92,7 +92,7 @@ class MiniPool:
     def start_worker(self, request: messages.Startup, answer: Answer) -> str:
         """Log in to the server as the frontend's user, close the connection again, and say so."""
         self.before_start()
-        stream = net.connect(self.address, 5.0)
+        stream = connecting.connect(self.address, 5.0)
         try:
             stream.write(messages.startup_packet({"user": request.user, "database": request.database}))
             while True:

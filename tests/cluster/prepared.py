@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from tests.cluster.twice import Dialogue, a, b, run
-from tests.cluster.wire import FLUSH, SYNC, bind, bind_as, close, describe, execute, once, parse, query
+from tests.cluster.wire import FLUSH, SYNC, bind, bind_as, close, describe, execute, message, once, parse, query
 
 INT4, INT8, TEXT, UNKNOWN = 23, 20, 25, 705
 RUN = bind(name="s") + execute() + SYNC
@@ -31,6 +31,19 @@ BY_NAME: dict[str, Dialogue] = {
     "in_one_sync": Dialogue(
         a(parse("select $1::int + 1 as n", "s"), describe("S", "s"), bind("41", name="s"), describe(), execute(), SYNC),
         a(run("1")), a(run("2")),
+    ),
+    "names_beyond_ascii": Dialogue(
+        a(message(b"P", b"\xff\0select 1\0\0\0"), SYNC), a(message(b"B", b"\0\xff\0\0\0\0\0\0\0"), execute(), SYNC),
+        a(message(b"D", b"S\xff\0"), SYNC), a(message(b"C", b"S\xff\0"), SYNC), a(prepare("select 1", "\u00fc")),
+        a(run(name="\u00fc")), a(prepare("select 2", "\u00fc")), a(query("set client_encoding to latin1")),
+        a(message(b"P", b"\xff\0select 1\0\0\0"), SYNC), a(close("S", "\u00fc"), SYNC),
+    ),
+    "the_same_text_by_two_names": Dialogue(
+        a(prepare("select $1::int + 1 as n")), a(run("1")),
+        a(parse("select $1::int + 1 as n", "other"), bind("2", name="s"), execute(), bind("3", name="other"), execute(),
+          SYNC),
+        a(run("4")), a(parse("select $1::int + 1 as n", "third"), parse("select $1::int + 1 as n", "fourth"), SYNC),
+        *(a(bind("5", name=name), execute(), SYNC) for name in ("other", "third", "fourth", "s")),
     ),
     "in_several_syncs": Dialogue(
         a(parse("select $1::int + 1 as n", "s"), SYNC), a(describe("S", "s"), SYNC), a(run("1")), a(run("2")),
@@ -182,6 +195,12 @@ UNNAMED: dict[str, Dialogue] = {
     "replaced_by_one_that_fails": Dialogue(
         a(parse("select 1"), SYNC), a(parse("selekt"), SYNC), a(RUN_UNNAMED),
         a(parse("select 2"), SYNC), a(parse("select nothing from nowhere"), SYNC), a(RUN_UNNAMED),
+    ),
+    "kept_when_what_follows_it_fails": Dialogue(
+        a(parse("select $1::int"), bind("x"), execute(), SYNC), a(bind("1"), execute(), SYNC),
+        a(parse("select 1 / $1::int"), bind("0"), execute(), SYNC), a(bind("1"), execute(), SYNC),
+        a(bind("0"), execute(), SYNC), a(bind("2"), execute(), SYNC), a(bind(), SYNC), a(bind("3"), execute(), SYNC),
+        a(bind(name="not there"), SYNC), a(bind("4"), execute(), SYNC),
     ),
     "in_a_transaction": Dialogue(
         a(query("begin")), a(parse("select $1::int"), SYNC), a(bind("1"), execute(), SYNC), a(query("commit")),

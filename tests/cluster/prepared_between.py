@@ -14,6 +14,8 @@ BOTH = "select id, '02/03/2001'::date from t"
 FRESH = on_server("drop table if exists changing cascade; drop type if exists changing_mood cascade")
 MORE = "alter table changing add column more int default 7"
 FIRST, SECOND = "select * from changing order by 1", "select id from changing order by 1"
+WORD = "select id, word from t where id = $1"
+WRONG = (a(run()), a(run("1", "2")), a(bind("1", name="s"), execute(), bind(name="s"), execute(), SYNC))
 
 
 def literal(kind: str, text: str) -> str:
@@ -51,6 +53,17 @@ SETTINGS: dict[str, Dialogue] = {
     "isolation": settings("default_transaction_isolation", "serializable", "'read committed'",
                           "select current_setting('transaction_isolation')"),
     "application_name": settings("application_name", "one", "two", "select current_setting('application_name')"),
+    "search_path_and_wrong_counts": Dialogue(
+        a(query("set search_path to near")), a(prepare(WORD)), a(query("set search_path to far")), *WRONG,
+        a(query("begin")), WRONG[0], a(query("rollback")), a(query("begin")), WRONG[1], a(query("rollback")),
+        a(query("begin")), a(run("1")), a(query("rollback")), a(query("set search_path to near")), a(run("1")), *WRONG,
+    ),
+    "search_path_and_a_name_that_is_taken": Dialogue(
+        a(query("set search_path to near")), a(prepare(WORD)), a(query("set search_path to far")), a(prepare(WORD)),
+        a(parse(WORD, "s"), bind("1", name="s"), execute(), SYNC), a(query("begin")), a(prepare(WORD)),
+        a(query("rollback")), a(parse("select 1", "s"), describe("S", "s"), bind(name="s"), execute(), SYNC),
+        a(query("set search_path to near")), a(run("1")),
+    ),
     "unnamed_under_another_date_style": Dialogue(
         a(query("set datestyle to 'ISO, MDY'")), b(query("set datestyle to 'ISO, DMY'")),
         a(parse("select '02/03/2001'::date"), SYNC), b(parse("select '02/03/2001'::date"), SYNC), a(RUN_UNNAMED),
@@ -71,6 +84,18 @@ SETTINGS: dict[str, Dialogue] = {
                 b(query("begin")), b(query(setting)), b(prepare(BOTH)), b(run()), b(query("rollback")),
                 *(each for _ in range(3) for each in (a(prepare(BOTH)), a(run()), a(run()), a(close("S", "s"), SYNC))),
                 b(close("S", "s"), SYNC),
+            )
+        ),
+    ),
+    "set_in_a_transaction_in_which_it_was_prepared_before": Dialogue(
+        a(query("set search_path to near")), b(query("set search_path to near")),
+        *(
+            step
+            for setting in ("set local search_path to far", "select set_config('search_path', 'far', true)")
+            for step in (
+                b(prepare(BOTH)), b(query("begin")), b(query(setting)), b(run()), b(query("rollback")),
+                *(each for _ in range(3) for each in (a(prepare(BOTH)), a(run()), a(run()), a(close("S", "s"), SYNC))),
+                b(run()), b(close("S", "s"), SYNC),
             )
         ),
     ),
@@ -144,7 +169,7 @@ CATALOG: dict[str, Dialogue] = {
         a(parse("table changing", "s"), describe("S", "s"), SYNC), b(query("alter table changing alter id type text")),
         a(bind(name="s"), execute(), SYNC), a(parse("table changing"), describe("S"), SYNC),
         b(query("alter table changing alter id type bigint using id::bigint")), a(bind(), execute(), SYNC),
-        a(parse("table changing"), bind(), describe(), execute(), SYNC),
+        a(bind(), describe(), execute(), SYNC), a(parse("table changing"), bind(), describe(), execute(), SYNC),
     ),
     "in_a_transaction_of_its_own": Dialogue(
         FRESH, a(query("create table changing (id int); insert into changing values (1)")),
@@ -263,8 +288,20 @@ SQL: dict[str, Dialogue] = {
         a(query("do $$begin execute 'deallocate s'; end$$")), a(run()),
     ),
     "deallocate_in_a_pipeline": Dialogue(
-        a(prepare("select 1"), parse("deallocate s"), bind(), execute(), parse("select 2", "s"), SYNC, RUN, tags="ZZZ"),
-        a(run()), a(once("deallocate s") + RUN, tags="ZZ"), a(run()),
+        a(prepare("select 1"), parse("deallocate s"), bind(), execute(), SYNC, RUN, tags="ZZZ"),
+        a(prepare("select 2")), a(once("deallocate s") + RUN, tags="ZZ"), a(run()),
+    ),
+    "name_that_is_taken_again_in_the_pipeline_that_has_deallocated_it": Dialogue(
+        a(prepare("select 1")),
+        a(parse("deallocate s"), bind(), execute(), parse("select 2", "s"), bind(name="s"), execute(), SYNC),
+        a(run()), a(prepare("select 3", "other")),
+        a(parse("deallocate all"), bind(), execute(), parse("select 4", "s"), bind(name="s"), execute(), SYNC),
+        a(run()), a(bind(name="other"), execute(), SYNC),
+    ),
+    "deallocate_all_that_fails": Dialogue(
+        a(prepare("select 1")), a(run()), a(query("begin")), a(run()), a(query("select 1 / 0")),
+        a(query("deallocate all")), a(query("rollback")), a(run()), a(query("select 1 / 0; deallocate all")), a(run()),
+        a(query("begin")), a(run()), a(query("deallocate all; select 1 / 0")), a(query("rollback")), a(run()),
     ),
     "execute_of_one_of_the_protocol": Dialogue(
         a(prepare("select $1::int + 1 as n")), a(query("execute s(1)")), a(once("execute s(2)")), a(query("execute s")),

@@ -10,8 +10,9 @@ import pytest
 from lib.admin import Admin, _for_libpq
 from lib.errors import AdminQueryFailed, ServerUnreachable
 from tests.cluster.auth_roles import ADMIN
+from tests.loop_alarm import LoopAlarm
 from tests.servers import Server
-from tests.workplace import free_port
+from tests.workplace import PATIENCE_S, free_port, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def own_server():
 
 @pytest.fixture
 def admin():
-    admin = Admin({**ADMIN, "database": "postgres"}, connect_timeout_s=1.0, statement_timeout_s=1.0)
+    admin = Admin({**ADMIN, "database": "postgres"}, connect_timeout_s=2.0, statement_timeout_s=5.0)
     yield admin
     admin.close()
 
@@ -81,29 +82,55 @@ def test_a_frozen_server_is_given_up_after_the_deadline(own_server, admin):
             admin.query(address, None, "select 1", timeout_s=0.3)
         with pytest.raises(ServerUnreachable, match="did not answer in time"):
             admin.query(address, None, "select 1")
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
     finally:
         own_server.sigcont()
     assert admin.query(address, None, "select 1") == [(1,)]
 
 
+def test_nobody_waits_for_a_frozen_server_that_is_forgotten(own_server):
+    # Logins that had begun when the primary died waited for it until connect_timeout_s, though another one was there.
+    admin = Admin({**ADMIN, "database": "postgres"}, connect_timeout_s=100.0, statement_timeout_s=100.0)
+    address = (own_server.host, own_server.port)
+    admin.query(address, None, "select 1", lane="open")
+    own_server.sigstop()
+    try:
+        asking = [gevent.spawn(_error_of, admin, address, lane) for lane in ("open", "new", "new")]
+        wait_until(lambda: gevent.sleep(0.01) or len(admin._links) == 2, what="them to ask")
+        assert not any(each.ready() for each in asking)
+        admin.forget(address)
+        with gevent.Timeout(PATIENCE_S):
+            assert all(isinstance(each.get(), ServerUnreachable) for each in asking)
+    finally:
+        own_server.sigcont()
+    assert admin.query(address, None, "select 1", lane="new") == [(1,)]
+    admin.close()
+
+
+def _error_of(admin, address, lane):
+    try:
+        return admin.query(address, None, "select 1", lane=lane)
+    except ServerUnreachable as error:
+        return error
+
+
 def test_the_loop_goes_on_while_the_pool_asks(own_server, admin):
-    gaps, last = [], time.monotonic()
-    asking = gevent.spawn(admin.query, (own_server.host, own_server.port), None, "select pg_sleep(0.4)")
-    while not asking.ready():
-        gevent.sleep(0.005)
-        gaps.append(time.monotonic() - last)
-        last = time.monotonic()
-    assert len(gaps) > 20 and max(gaps) < 0.1
+    with LoopAlarm() as alarm:
+        admin.query((own_server.host, own_server.port), None, "select pg_sleep(0.4)")
+    assert alarm.worst_ms < 100, alarm.explain()
 
 
 def test_queries_of_one_lane_take_turns_and_those_of_another_do_not_wait(own_server, admin):
     address = (own_server.host, own_server.port)
-    slow = gevent.spawn(admin.query, address, None, "select pg_backend_pid(), pg_sleep(0.5)")
-    gevent.sleep(0)
-    other = admin.query(address, None, "select pg_backend_pid()", lane="scan")
-    assert not slow.ready()
-    assert admin.query(address, None, "select pg_backend_pid()")[0][0] == slow.get(timeout=5)[0][0] != other[0][0]
+    with own_server.connect() as blocker, blocker.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(1)")
+        waits = "select pg_backend_pid(), pg_advisory_lock_shared(1)"
+        slow = gevent.spawn(admin.query, address, None, waits, timeout_s=PATIENCE_S)
+        gevent.sleep(0)
+        other = admin.query(address, None, "select pg_backend_pid()", lane="scan")
+        assert not slow.ready()
+    blocker.close()
+    assert admin.query(address, None, "select pg_backend_pid()")[0][0] == slow.get()[0][0] != other[0][0]
 
 
 def test_functions_of_others_are_never_called_by_mistake(own_server, admin):
@@ -123,7 +150,7 @@ def test_what_is_idle_is_closed(own_server):
     admin = Admin(ADMIN, idle_timeout_s=0.2)
     admin.query((own_server.host, own_server.port), None, "select 1")
     assert "connections=1" in repr(admin)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while "connections=1" in repr(admin) and time.monotonic() < deadline:
         gevent.sleep(0.05)
     assert repr(admin) == "<Admin postgres connections=0>"

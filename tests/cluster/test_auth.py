@@ -32,23 +32,6 @@ def server(request):
         yield server
 
 
-@pytest.fixture(scope="module")
-def own_server():
-    """A PostgreSQL 16 whose files a test may change; it puts them back with `restored`."""
-    with Server("auth-own", version=16, hba=hba_lines()) as server:
-        create_roles(server)
-        yield server
-
-
-@pytest.fixture
-def restored(own_server):
-    yield own_server
-    if not own_server.is_running:
-        own_server.start()
-    own_server.set_hba(hba_lines())
-    own_server.reload()
-
-
 def log_in(port: int, user: str, password: str | None, database: str = "postgres") -> str | None:
     """Log in with libpq; None, or its error from the severity on."""
     outcome = in_thread(

@@ -39,6 +39,21 @@ def test_quick_run_measures_everyone_and_prints_the_tables() -> None:
             assert all(line.endswith((" met |", " **not met** |")) for line in verdicts)
 
 
+def test_counting_and_listing_are_measured_on_and_off_in_one_run() -> None:
+    lines = printed("--contenders", "pgstmtpool", "--workloads", "counting,listing")
+    assert "| workload | figure | pgstmtpool | pgstmtpool that counts nothing |" in lines
+    assert "## Failed" not in lines
+    targets = lines[: lines.index("## Compared with others")]
+    assert sum(line.endswith((" met |", " **not met** |")) for line in targets) == 5
+
+
+def test_clients_with_settings_are_measured_against_clients_without() -> None:
+    lines = printed("--contenders", "pgstmtpool", "--workloads", "settings-64")
+    assert "## Failed" not in lines
+    (row,) = (line for line in lines if line.startswith("| pgbench -S, 64 clients, settings | loss, all different"))
+    assert "–" not in row
+
+
 def test_another_checkout_with_its_own_settings_is_measured_beside_this_one() -> None:
     chosen = ["--contenders", "pgstmtpool", "--workloads", "simple-8"]
     lines = printed(*chosen, "--also", "alone=. riders=False")

@@ -67,7 +67,7 @@ def words(cluster: Cluster) -> list[str]:
 def wait_running(cluster: Cluster, pattern: str, role: roles.Role = roles.TRUST) -> None:
     """Wait until the server runs a statement like `pattern` for `role`."""
     sql = "select count(*) from pg_stat_activity where usename = %s and state = 'active' and query like %s"
-    wait_until(lambda: cluster.primary.query(sql, [role.name, pattern])[0][0], 10, f"{pattern} to run")
+    wait_until(lambda: cluster.primary.query(sql, [role.name, pattern])[0][0], what=f"{pattern} to run")
 
 
 # --- psql and drivers ------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_ctrl_c_in_psql_cancels_the_statement_and_psql_goes_on(address: Address,
     wait_running(cluster, f"{SLEEP};", roles.SCRAM)
     psql.send_signal(signal.SIGINT)
     os.write(ours, b"select 'went'||' on';\n\\q\n")
-    assert psql.wait(10) == 0
+    assert psql.wait(30) == 0
     shown = os.read(ours, 10_000).decode()
     os.close(ours)
     assert "canceling statement due to user request" in shown
@@ -159,7 +159,7 @@ def test_a_queued_statement_is_canceled_and_never_runs(connect, cluster: Cluster
     holder, frontend = connect(), connect()
     assert holder.query("begin").status == "T"
     frontend.send(WAYS[way])
-    wait_until(lambda: _cancel_is_answered(frontend), 10, "the cancel to be answered")
+    wait_until(lambda: _cancel_is_answered(frontend), what="the cancel to be answered")
     answer = frontend.answer()
     assert (answer.code, answer.error["S"], answer.status) == (CANCELED, "ERROR", "I")
     assert holder.query("commit").status == "I"
@@ -206,7 +206,7 @@ def test_a_wrong_key_cancels_nothing(connect, cluster: Cluster, narrow: Pooler):
         frontend.cancel(key)
     answer = frontend.answer()
     assert (answer.rows, answer.code) == ([("whole",)], None)
-    assert narrow.log.count("a cancel request with a key that nobody has") >= 5
+    wait_until(lambda: narrow.log.count("a cancel request with a key that nobody has") >= 5, what="the log to say so")
 
 
 def test_a_cancel_of_nothing_does_not_meet_the_next_statement(connect):
@@ -239,7 +239,7 @@ def test_a_cancel_while_copy_reads_ends_the_copy(connect, cluster: Cluster, tabl
     frontend.send(copy_data(b"never\n"))
     frontend.cancel()
     # The server notices with the next row, and so it is without a pool.
-    wait_until(lambda: _copy_has_ended(frontend), 10, "the COPY to be canceled")
+    wait_until(lambda: _copy_has_ended(frontend), what="the COPY to be canceled")
     answer = frontend.answer()
     assert (answer.code, answer.status) == (CANCELED, "I")
     frontend.send(COPY_DONE)
@@ -286,22 +286,21 @@ def test_what_follows_a_cancel_waits_until_the_server_has_done_with_it(connect, 
 
 
 def test_a_statement_that_waits_for_the_end_of_a_cancel_can_be_canceled_too(connect, cluster: Cluster):
-    """A server ignores a cancel that comes before it has begun to read the statement, so there are three tries."""
-    answers = []
-    while len(answers) < 3 and (CANCELED, "E") not in answers:
-        frontend = connect()
-        assert frontend.query("begin").status == "T"
-        frontend.send(rawclient.simple("select 'first' from pg_sleep(0.2)"))
-        wait_running(cluster, "select 'first'%")
-        with cancels_take_long(cluster):
-            frontend.cancel()
-            assert frontend.answer().rows == [("first",)]
-            frontend.send(rawclient.simple(SLEEP))
-            frontend.cancel()
-            assert frontend.says_nothing(0.1)
+    """It was not sent yet, so the pool answers, and rolls back when the server does anything again."""
+    frontend = connect()
+    assert frontend.query("begin").status == "T"
+    frontend.send(rawclient.simple("select 'first' from pg_sleep(0.2)"))
+    wait_running(cluster, "select 'first'%")
+    with cancels_take_long(cluster):
+        frontend.cancel()
+        assert frontend.answer().rows == [("first",)]
+        frontend.send(rawclient.simple(SLEEP))
+        while frontend.says_nothing(0.1):
+            frontend.cancel()  # the first one may be quicker than the statement
         answer = frontend.answer()
-        answers.append((answer.code, answer.status))
-    assert answers[-1] == (CANCELED, "E")
+        assert (answer.code, answer.status) == (CANCELED, "E")
+    assert frontend.query("rollback").commands == ["ROLLBACK"]
+    assert frontend.query("select 1").rows == [("1",)]
 
 
 # --- nobody else ----------------------------------------------------------------------------------------------------

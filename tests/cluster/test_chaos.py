@@ -316,8 +316,8 @@ def _kill(server: Server, kills: str, pid: int) -> None:
 
 def _check_nothing_is_left(server: Server, pooler: Pooler) -> None:
     """All shared workers answer at the same time, each is clean, and there are no more than there may be."""
-    wait_until(lambda: not backends(server, "state <> 'idle' or xact_start is not null"), 10, "all to be idle")
-    wait_until(lambda: len(backends(server)) <= WORKERS, 10, "workers of sessions to be gone")
+    wait_until(lambda: not backends(server, "state <> 'idle' or xact_start is not null"), what="all to be idle")
+    wait_until(lambda: len(backends(server)) <= WORKERS, what="workers of sessions to be gone")
     frontends = [Raw(pooler.host, pooler.port) for _ in range(WORKERS)]
     for each in frontends:
         assert each.query("begin").status == "T"
@@ -325,7 +325,7 @@ def _check_nothing_is_left(server: Server, pooler: Pooler) -> None:
         assert each.query(state).rows == [("4MB", "t")]
     for each in frontends:
         each.close()
-    wait_until(lambda: pooler.open_fds() < WORKERS + 20, 10, "all sockets to be closed")
+    wait_until(lambda: pooler.open_fds() < WORKERS + 20, what="all sockets to be closed")
 
 
 def _check_the_books(server: Server, frontends: list[Frontend]) -> None:

@@ -1,11 +1,13 @@
 """`make demo` as a user sees it: the lines it prints work, the README's first session is what psql shows, and Ctrl-C
 leaves nothing behind."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -33,10 +35,23 @@ def demo(tmp_path):
         process.wait()
 
 
+def lines_of(chapter: str) -> list[str]:
+    """What stands in the blocks of a chapter of the README."""
+    text = (PROJECT / "README.md").read_text().partition(f"\n## {chapter}\n")[2].partition("\n## ")[0]
+    return [line for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+
+
+def outage() -> tuple[str, list[str], list[str]]:
+    """What the README types into psql when the primary was killed, what that shows, and how it is killed."""
+    lines = lines_of("Kill the primary")
+    typed = [match[1] for line in lines if (match := re.match(r"demo=> (.*)", line))]
+    commands = [match[1] for line in lines if (match := re.match(r"\$ (.*)", line))]
+    return "\n".join(typed), [line for line in lines if line and not re.match(r"demo=>|\$ ", line)], commands
+
+
 def first_session() -> tuple[str, list[str], list[str]]:
     """What the README types into psql, and the lines that it shows: answers, and errors."""
-    chapter = (PROJECT / "README.md").read_text().partition("\n## A first session\n")[2].partition("\n## ")[0]
-    lines = [line for block in re.findall(r"```console\n(.*?)```", chapter, re.DOTALL) for line in block.splitlines()]
+    lines = lines_of("A first session")
     typed = [match[1] for line in lines if (match := re.match(r"demo=\*?> (.*)", line))]
     answers = [line for line in lines if not re.match(r"demo=|\$ ", line)]
     errors = [line for line in answers if re.match(r"[A-Z]+: ", line)]
@@ -60,9 +75,23 @@ def test_demo_prints_lines_that_work_shows_what_the_readme_says_and_cleans_up(de
     assert [line for line in asked.stdout.splitlines() if line] == shown
     assert asked.stderr.splitlines() == errors
 
+    page = re.search(r"the page: +(.*)", printed())[1]
+    with urllib.request.urlopen(f"{page}status.json", timeout=20) as answer:
+        assert [each["role"] for each in json.load(answer)["pools"]] == ["primary", "standby", "standby"]
+
+    statements, shown, typed = outage()
+    pid = re.search(r"kill the primary: +kill -9 (\d+)", printed())[1]
+    os.kill(int(pid), signal.SIGKILL)
+    asked = subprocess.run(
+        ["sh", "-c", f"{line} -X"], input=statements, cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert typed == ["kill -9 12345"]
+    assert [line for line in asked.stdout.splitlines() if line] == shown
+    assert asked.stderr == ""
+
     conf_path = re.search(r"Its conf file is (.*),", printed())[1]
     assert os.path.exists(conf_path)
     process.send_signal(goodbye)
     assert process.wait(20) == 0
     assert "Everything is stopped" in printed()
-    wait_until(lambda: not os.path.exists(os.path.dirname(os.path.dirname(conf_path))), 10, "its files to be removed")
+    wait_until(lambda: not os.path.exists(os.path.dirname(os.path.dirname(conf_path))), what="its files to be removed")

@@ -15,28 +15,11 @@ from lib.auth import hba, matching
 from lib.auth.hba import Peer
 from lib.auth.hbatext import Word
 from lib.directory import Directory, Known
-from tests.cluster.auth_roles import ADMIN, create_roles, hba_lines
+from tests.cluster.auth_roles import ADMIN
 from tests.cluster.minipool import in_thread
 from tests.servers import Server
 
 VERSIONS = [pytest.param(15, marks=pytest.mark.needs_debian), 16, 18]
-
-
-@pytest.fixture(scope="module")
-def own_server():
-    """A PostgreSQL 16 whose files a test may change; `restored` puts them back."""
-    with Server("directory", version=16, hba=hba_lines()) as server:
-        create_roles(server)
-        yield server
-
-
-@pytest.fixture
-def restored(own_server):
-    yield own_server
-    if not own_server.is_running:
-        own_server.start()
-    own_server.set_hba(hba_lines())
-    own_server.reload()
 
 
 @pytest.fixture

@@ -156,12 +156,14 @@ def test_what_was_created_through_the_pool_is_dangerous_for_whoever_uses_it_next
             )
             maker.rows(f"create trigger t before insert on leaks_{name} for each row execute function {name}()")
             user.rows(f"insert into leaks_{name} values (1)")
+            user.rows("discard all")
             assert state(victim)[2:6] == ['"$user", public', "", "4MB", None]
             maker.rows(
                 f"create function {name}_f() returns text language sql as "
                 "$$select set_config('search_path', 'x', false)$$"
             )
             user.rows(f"select {name}_f()")
+            user.rows("discard all")
             assert state(victim)[2:6] == ['"$user", public', "", "4MB", None]
             maker.rows(f"create or replace function {name}_f() returns text language sql as $$select 'harmless'$$")
             assert user.value(f"select {name}_f()") == "harmless"
@@ -193,6 +195,26 @@ def test_what_was_created_by_a_statement_that_was_prepared_before_is_dangerous_t
         maker.rows("drop view leaks_late")
 
 
+def test_a_prepared_statement_is_dangerous_from_when_its_function_is(few):
+    """What is known of its text is kept with it while it is run again and again."""
+    function = "create or replace function leaks_turning() returns text language sql as $$ select {}::text $$"
+    run = bind(name="turning") + execute() + SYNC
+    with Wire(few) as maker, Wire(few) as user, Wire(few) as victim:
+        maker.rows(function.format("'harmless'"))
+        user.ask(parse("select leaks_turning()", "turning") + SYNC)
+        for turn in range(3):
+            for _ in range(20):  # the catalog is scanned meanwhile, and it is shared
+                assert [each.values for each in user.ask(run) if each.tag == "D"] == [["harmless"]]
+            maker.rows(function.format(f"set_config('work_mem', '{turn + 5}MB', false)"))
+            for _ in range(20):
+                assert [each.values for each in user.ask(run) if each.tag == "D"] == [[f"{turn + 5}MB"]]
+                assert victim.value("show work_mem") == "4MB"
+            user.rows("discard all")
+            user.ask(parse("select leaks_turning()", "turning") + SYNC)
+            maker.rows(function.format("'harmless'"))
+        maker.rows("drop function leaks_turning()")
+
+
 def test_a_custom_setting_whose_name_was_bound_to_a_prepared_statement_leaves_no_trace(few):
     with Wire(few) as thief:
         thief.ask(parse("select set_config($1, $2, true)", "by_name") + SYNC)
@@ -201,6 +223,18 @@ def test_a_custom_setting_whose_name_was_bound_to_a_prepared_statement_leaves_no
         for _ in range(5):
             session = stack.enter_context(Wire(few))
             assert session.value("select current_setting('leaks.bound', true)") is None
+
+
+def test_a_failed_transaction_has_not_made_the_name_of_a_custom_setting_known(few):
+    """A frontend was taken for one that knows what it had only tried to set, and was shown '' for what it never had."""
+    with contextlib.ExitStack() as stack:
+        one, other, knowing, session = (stack.enter_context(Wire(few)) for _ in range(4))
+        for each in (one, other):
+            each.rows("begin")  # so that there is one worker for all else
+        for text, tag in (("begin", "C"), ("select 1 / 0", "E"), ("set leaks.tenant to 'x'", "E"), ("rollback", "C")):
+            assert [each.tag for each in session.ask(query(text))] == [tag, "Z"]
+        knowing.rows("set leaks.tenant to 'mine'")
+        assert session.value("select current_setting('leaks.tenant', true)") is None
 
 
 def test_ddl_past_the_pool_is_seen_after_an_interval(cluster, few):
@@ -224,6 +258,37 @@ def test_ddl_past_the_pool_is_seen_after_an_interval(cluster, few):
                 "create or replace function leaks.harmless(n int) returns int language sql as 'select n + 1'",
                 dbname=roles.DATABASE,
             )
+
+
+def test_ddl_past_the_pool_is_found_though_other_ddl_goes_through_it(cluster, few):
+    """What a scan found was compared with what held, which was nothing any more since there was DDL through the pool:
+    so the workers on which a function had been run that was not harmless any more were not cleaned."""
+    wait_until(lambda: "catalog of app: " in few.log, what="the first scan")
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(Wire(few)) for _ in range(3)]
+        maker = stack.enter_context(Wire(few))
+
+        def everywhere(sql: str) -> list[str | None]:
+            for session in sessions:
+                session.rows("begin")
+            values = [session.value(sql) for session in sessions]
+            for session in sessions:
+                session.rows("commit")
+            return values
+
+        wait_until(lambda: everywhere("select leaks.changing()") == ["1"] * 3, what="the function")
+        cluster.primary.query(
+            "create or replace function leaks.changing() returns int language plpgsql as "
+            "$$begin perform set_config('work_mem', '9MB', false); return 1; end$$",
+            dbname=roles.DATABASE,
+        )
+        everywhere("select leaks.changing()")
+        for _ in range(3):
+            maker.rows("create or replace view leaks_other as select 1 as n")
+        # Nobody runs anything meanwhile: while nothing is known of the catalog, whatever is run has its worker cleaned.
+        wait_until(lambda: "changing (calls set_config())" in few.log, what="it to be suspect")
+        assert everywhere("show work_mem") == ["4MB"] * 3
+        maker.rows("drop view leaks_other")
 
 
 def test_the_answer_of_a_frontend_that_vanished_is_nobody_elses(few):
@@ -255,6 +320,5 @@ def test_many_frontends_that_do_everything_at_once_never_see_anything_of_each_ot
     held = "select count(*) from pg_stat_activity where usename = %s and backend_type = 'client backend'"
     wait_until(
         lambda: cluster.primary.query(held, [roles.TRUST.name])[0][0] < 30,
-        20,
-        "the workers of those that left to be free",
+        what="the workers of those that left to be free",
     )

@@ -1,4 +1,4 @@
-"""What an opaque statement sets for its session is gone after its first run, and kept from its second on."""
+"""What an opaque statement sets is found behind its run, and is its frontend's then, whoever has the worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def own_pooler(cluster):
     with Pooler(settings, cluster=cluster) as pooler:
         with Raw(pooler.host, pooler.port) as frontend:
             frontend.query("select 1")
-            wait_until(lambda: "scanned in" in pooler.log, 10, "the scan of the catalog")
+            wait_until(lambda: "scanned in" in pooler.log, what="the scan of the catalog")
         yield pooler
 
 
@@ -38,18 +38,59 @@ def connect(own_pooler):
 @pytest.mark.parametrize(
     ("protocol", "setting", "value"), [(simple, "maintenance_work_mem", "9MB"), (extended, "work_mem", "9MB")]
 )
-def test_a_statement_that_was_found_to_set_something_holds_its_worker(connect, own_pooler, protocol, setting, value):
+def test_what_code_sets_unseen_is_its_frontends_and_holds_no_worker(connect, protocol, setting, value):
     text = f"do $$ begin execute 'set ' || '{setting} = ''{value}'''; end $$"
     first, second = connect(), connect()
     default = first.value(f"show {setting}")
     first.send(protocol(text))
     first.answer()
-    wait_until(lambda: f"left setting {setting} in its session" in own_pooler.log, 10, "the first run to be seen")
-    assert first.value(f"show {setting}") == default
+    assert (first.value(f"show {setting}"), second.value(f"show {setting}")) == (value, default)
     second.send(protocol(text))
     second.answer()
-    assert second.value(f"show {setting}") == value
-    assert first.value(f"show {setting}") == default
+    first.query(f"reset {setting}")
+    assert (first.value(f"show {setting}"), second.value(f"show {setting}")) == (default, value)
+    assert len({each.value("select pg_backend_pid()") for each in (first, second)}) == 1
+
+
+def test_what_was_found_to_set_something_is_said_once_and_asked_after_from_then_on(connect, own_pooler):
+    """Its first runs are asked after, and then ever fewer of them; not so when one of them has set something."""
+    frontend = connect()
+    text = "do $$ begin execute 'set ' || 'temp_buffers = 999'; end $$"
+    said = "left setting temp_buffers in its session; it is asked after that each time from now on: do"
+
+    def is_said() -> bool:
+        scans = own_pooler.log.count("scanned in")
+        frontend.query(text)
+        wait_until(lambda: own_pooler.log.count("scanned in") > scans, what="the catalog to be scanned")
+        return said in own_pooler.log
+
+    # Nothing is while the catalog is scanned, which such a block has it be.
+    wait_until(is_said, what="it to be learned")
+    for _ in range(9):
+        frontend.query("reset temp_buffers")
+        frontend.query(text)
+        assert frontend.value("show temp_buffers") == "7992kB"
+    assert own_pooler.log.count(said) == 1
+
+
+def test_what_code_leaves_beside_settings_holds_the_worker(connect):
+    first, second = connect(), connect()
+    first.query("do $$ begin execute 'create temp table unseen as select 5 as n'; end $$")
+    assert first.value("select n from unseen") == "5"
+    assert first.value("select pg_backend_pid()") != second.value("select pg_backend_pid()")
+    assert second.value("select to_regclass('unseen')") is None
+    first.query("drop table unseen")
+    wait_until(
+        lambda: first.value("select pg_backend_pid()") == second.value("select pg_backend_pid()"), 10, "it to be free"
+    )
+
+
+def test_what_was_set_in_the_same_transaction_is_not_laid_to_the_charge_of_code(connect, own_pooler):
+    frontend = connect()
+    for text in ("begin", "set join_collapse_limit to 3", "do $$ begin execute 'select 5'; end $$", "commit"):
+        frontend.query(text)
+    assert frontend.value("show join_collapse_limit") == "3"
+    assert "left setting join_collapse_limit" not in own_pooler.log
 
 
 def test_a_statement_that_leaves_nothing_holds_nothing(connect):

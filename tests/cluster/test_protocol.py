@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-import time
 
 import pytest
 
@@ -573,10 +572,8 @@ def test_frontends_that_come_and_go_at_any_byte_leave_no_worker_behind(cluster, 
             connection.send(whole[:size])
     stuck = "select count(*) from pg_stat_activity where usename = %s and state <> 'idle'"
     wait_until(lambda: cluster.primary.query(stuck, [roles.TRUST.name]) == [(0,)], what="all to be idle")
-    started = time.monotonic()
     with Wire(pooler) as connection:
         assert connection.value("select 1") == "1"
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("make", [query, once], ids=["simple", "extended"])

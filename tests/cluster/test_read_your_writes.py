@@ -310,7 +310,9 @@ def test_standbys_that_cannot_be_asked_serve_no_reads_after_writes_and_the_log_s
                 assert port(session) == farm.primary.port
         assert servers_of_new(pooler) == ports(farm)
         for standby in farm.standbys:
-            assert pooler.log.count(f"standby 127.0.0.1:{standby.port} could not be asked how far it is") == 1
+            said = f"standby 127.0.0.1:{standby.port} could not be asked how far it is"
+            pooler.wait_said(said)
+            assert pooler.log.count(said) == 1
 
 
 # --- everybody's writes ------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,22 +18,23 @@ CONF = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
 
 def test_a_login_that_the_end_of_the_pool_overtakes_is_refused(cluster):
     """It was let in when everybody had been told to go, and the pool waited for it until shutdown_timeout."""
-    with Pooler(CONF, cluster=cluster) as pooler, Wire(pooler) as busy, Wire(pooler, login=False) as late:
+    conf = {**CONF, "shutdown_timeout": 3600}
+    with (
+        Pooler(conf, cluster=cluster) as pooler, Wire(pooler) as busy, Wire(pooler, login=False) as late,
+        ThreadPoolExecutor() as executor,
+    ):  # fmt: skip
         busy.send(query("select pg_sleep(2)"))
         role = roles.PASSWORD
         late.send(startup(PROTOCOL_3_0, {"user": role.name, "database": roles.DATABASE}))
         assert late.receive().body == struct.pack("!I", 3), "the server did not ask for a password"
-        begin = time.monotonic()
-        stopping = threading.Thread(target=pooler.stop)
-        stopping.start()
+        stopping = executor.submit(pooler.stop)
         while "stopping" not in pooler.log:
             time.sleep(0.01)
         late.send(message(b"p", f"{role.password}\0".encode()))
         last = late.until_closed()[-1]
         assert (last.tag, last.fields.get("C")) == ("E", "57P01")
         assert [each.tag for each in busy.until_ready()][-1] == "Z"
-        stopping.join()
-        assert time.monotonic() - begin < 8
+        stopping.result()
 
 
 class _OnlyFirst:
@@ -63,6 +64,4 @@ def test_a_frontend_that_does_not_say_who_it_is_keeps_nobody_else_of_its_role_wa
     with Pooler({**CONF, "max_workers": 0}, cluster=cluster) as pooler, Wire(pooler, login=False) as silent:
         silent.send(startup(PROTOCOL_3_0, {"user": role.name, "database": roles.DATABASE}))
         assert silent.receive().tag == "R"
-        begin = time.monotonic()
-        pooler.connect(**role.login, dbname=roles.DATABASE).close()
-        assert time.monotonic() - begin < 3
+        pooler.connect(**role.login, dbname=roles.DATABASE, connect_timeout=30).close()

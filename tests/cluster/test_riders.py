@@ -179,7 +179,7 @@ def test_riders_do_not_notice_that_their_head_vanishes(convoy: Convoy, place: Pl
     with locked() as stuck:
         convoy.head.vanish()
         convoy.answer_soon()
-    wait_until(lambda: place.running(stuck.name) is None, 10, "its statement to be over")
+    wait_until(lambda: place.running(stuck.name) is None, what="its statement to be over")
     convoy.head = convoy.connect()
     convoy.unread.clear()
     convoy.ask_all()

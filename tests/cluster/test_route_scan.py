@@ -95,6 +95,9 @@ create view trap_view as select {SET};
 create view trap_view2 as select * from trap_view;
 create view trap_view3 as select trap_calls();
 create view trap_settings as select * from pg_settings;
+create view trap_prepared as select * from pg_prepared_statements;
+create view trap_prepared_by_call as select * from pg_prepared_statement();
+create function trap_prepared_f() returns bigint language sql as $$ select count(*) from pg_prepared_statements $$;
 create table trap_column (a int, b int default trap_f());
 create table trap_check (a int check (trap_f() = a));
 create function trap_immutable(int) returns int immutable language plpgsql as $$ begin perform {SET}; return 1; end $$;
@@ -258,7 +261,7 @@ def test_every_change_that_matters_shows_in_the_counters(server, database):
 
     for ddl in DDL:
         server.query(ddl, dbname="scanned")
-        wait_until(moved, 10, f"the counters to tell of: {ddl}")
+        wait_until(moved, what=f"the counters to tell of: {ddl}")
         counters.append(ask(database, CHANGED_SQL))
 
 

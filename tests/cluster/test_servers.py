@@ -102,5 +102,5 @@ def test_nothing_is_left_of_a_process_that_started_servers_however_it_ends(end):
     )  # fmt: skip
     assert started.returncode in (-signal.SIGKILL, 3, -signal.SIGTERM), started.stderr
     root, pid = started.stdout.split()
-    wait_until(lambda: not os.path.exists(root), 20, f"{root} to be removed")
+    wait_until(lambda: not os.path.exists(root), what=f"{root} to be removed")
     assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE

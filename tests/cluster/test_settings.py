@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests import roles
 from tests.cluster import wire
-from tests.cluster.wire import Wire, once, query
+from tests.cluster.wire import SYNC, Wire, bind, describe, execute, once, parse, query
 from tests.servers import Pooler
 from tests.workplace import wait_until
 
@@ -32,6 +33,8 @@ SHOW = """
            current_setting('default_transaction_read_only'), current_setting('extra_float_digits'),
            current_setting('plpgsql.check_asserts', true), current_setting('statement_timeout')
 """
+
+CHECK_ASSERTS = 12
 
 STORIES = {
     "set": ["set work_mem = '3MB'", "set session work_mem to 4096", "set work_mem to default"],
@@ -78,6 +81,21 @@ STORIES = {
                    "select set_config('work_mem', '9MB', false) from generate_series(1, 0)",
                    "select set_config('app.' || 'member', 'you', false)", "select 1",
                    "select set_config('work_mem', null, false)"],
+    "custom_by_call": ["select set_config('app.' || 'member', 'you', false)",
+                       "select case when 1 > 2 then set_config('app.member', 'me', false) end",
+                       "select set_config('app.member', upper('me'), false), set_config('app.tenant', '8', false)",
+                       "select set_config('app.member', 'him', false) from generate_series(1, 0)",
+                       "begin", "select set_config('app.member', lower('YOU'), false)", "savepoint a",
+                       "select set_config('app.tenant', '9', false)", "rollback to a", "commit",
+                       "begin; select set_config('app.tenant', '3', false); rollback", "reset app.tenant",
+                       "select set_config('app.member', null, false)"],
+    "functions": ["select set_tenant('5')", "select set_tenant('6'), set_tenant('7')",
+                  "begin", "select set_tenant('8')", "rollback", "select set_zone('Asia/Tokyo')",
+                  "select set_tenant('9') from generate_series(1, 0)",
+                  "do $$ begin perform set_tenant('9'); set work_mem to '3MB'; reset search_path; end $$",
+                  "do $$ begin execute 'set role settings_role'; end $$", "call set_role_back()",
+                  "select set_zone('nowhere')", "do $$ begin set work_mem to '5MB'; raise 'no'; end $$",
+                  "update pg_settings set setting = '2048' where name = 'work_mem'", "reset all"],
     "encodings": ["set app.member to 'Zoë'", "set client_encoding to 'latin1'", "select 1",
                   "set client_encoding to 'utf8'"],
     "discard": ["set work_mem = '3MB'", "discard plans", "discard temp", "discard sequences", "discard all"],
@@ -90,10 +108,18 @@ STORIES = {
 def things(cluster):
     cluster.primary.query(
         f"create schema if not exists mine; drop role if exists settings_role; create role settings_role; "
-        f"grant settings_role to {roles.TRUST.name}; grant usage on schema mine to public",
+        f"grant settings_role to {roles.TRUST.name}; grant usage on schema mine to public;"
+        """
+        create or replace function set_tenant(tenant text) returns text language sql as
+            $$select set_config('app.tenant', tenant, false)$$;
+        create or replace function set_zone(zone text) returns void language plpgsql as
+            $$begin execute format('set timezone to %L', zone); end$$;
+        create or replace procedure set_role_back() language plpgsql as $$begin reset role; end$$;
+        """,
         dbname=roles.DATABASE,
     )
     yield
+    cluster.primary.query("drop routine set_tenant, set_zone, set_role_back", dbname=roles.DATABASE)
     cluster.primary.query("drop schema mine cascade", dbname=roles.DATABASE)
     cluster.primary.query("drop role settings_role")
 
@@ -110,6 +136,8 @@ def test_settings_are_what_they_are_on_a_connection_of_ones_own(cluster, narrow,
             for text in STORIES[name]:
                 answer = session.ask(once(text) if extended and ";" not in text else query(text))
                 shown = [each.values for each in session.ask(query(SHOW)) if each.tag == "D"]
+                if name == "functions":  # whether its worker has run PL/pgSQL before can be seen in one setting
+                    shown = [row[:CHECK_ASSERTS] + row[CHECK_ASSERTS + 1 :] for row in shown]
                 said = [each.fields["M"] if each.tag == "E" else each for each in answer if each.tag != "S"]
                 said += sorted(each for each in answer if each.tag == "S")  # the server has no order for those
                 steps.append((text, said, shown, dict(session.parameters)))
@@ -173,22 +201,35 @@ def test_a_new_value_for_every_request_leaves_nothing_behind(cluster):
             assert second.value("show app.member").startswith("user 21499 ")
 
 
-def test_those_who_know_a_custom_setting_and_those_who_do_not_have_workers_of_their_own(cluster):
-    """A backend never forgets the name of one. Each turn from the one kind to the other replaced a worker."""
-    ask = "select pg_backend_pid(), current_setting('app.kind', true) from pg_sleep(0.001)"
-    with Pooler({**CONF, "max_workers": 4}, cluster=cluster) as pooler, contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(Wire(pooler)) for _ in range(16)]
+def _pids_of_both_kinds(pooler: Pooler, frontends: int, rounds: int, seconds: float) -> set[object]:
+    """The backends of so many frontends that all ask at the same time; every other one knows a custom setting."""
+    ask = f"select pg_backend_pid(), current_setting('app.kind', true) from pg_sleep({seconds})"
+    pids = set()
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(Wire(pooler)) for _ in range(frontends)]
         for session in sessions[::2]:
             session.rows("set app.kind to 'known'")
-        pids = set()
-        for _ in range(30):
+        for _ in range(rounds):
             for session in sessions:
                 session.send(query(ask))
             for number, session in enumerate(sessions):
                 ((pid, kind),) = (each.values for each in session.until_ready() if each.tag == "D")
                 assert kind == (None if number % 2 else "known")
                 pids.add(pid)
-        assert len(pids) <= 24, "480 statements, half of them of each kind"
+    return pids
+
+
+def test_those_who_know_a_custom_setting_and_those_who_do_not_have_workers_of_their_own(cluster):
+    """A backend never forgets the name of one. Each turn from the one kind to the other replaced a worker."""
+    with Pooler({**CONF, "max_workers": 4}, cluster=cluster) as pooler:
+        assert len(_pids_of_both_kinds(pooler, 16, rounds=30, seconds=0.001)) <= 24, "480 statements"
+
+
+def test_each_kind_has_its_share_of_the_workers_where_everybody_waits_long(cluster):
+    """Whoever had waited for long had a worker that was not fit for him replaced, though it was for those behind him;
+    and the new one was the next moment given to one who set the custom setting again."""
+    with Pooler({**CONF, "max_workers": 4}, cluster=cluster) as pooler:
+        assert len(_pids_of_both_kinds(pooler, 40, rounds=8, seconds=0.02)) <= 20, "320 statements"
 
 
 def test_a_reload_of_the_server_is_heard_of_by_those_who_have_set_something_else(cluster, narrow):
@@ -205,6 +246,59 @@ def test_a_reload_of_the_server_is_heard_of_by_those_who_have_set_something_else
         finally:
             cluster.primary.query("alter system reset timezone")
             cluster.primary.reload()
+
+
+# What an ORM sends on every new connection, before its first query.
+AT_CONNECT = (
+    "select set_config('TimeZone', 'UTC', false)", "set client_encoding to 'UTF8'",
+    "set default_transaction_isolation to 'read committed'", "set statement_timeout to '30s'",
+    "set search_path to mine, public", "set application_name to 'shop'",
+)  # fmt: skip
+
+
+def test_clients_that_come_and_go_with_settings_have_the_workers_of_the_formula(cluster):
+    with Pooler({**CONF, "max_workers": 0, "worker_per_fe_cnt": 40}, cluster=cluster) as pooler:
+        with Wire(pooler) as session:  # until then a set_config() could be anything, and holds its worker
+            wait_until(lambda: session.rows("select 1") and "catalog of app: " in pooler.log, what="the first scan")
+        ask = "select pg_backend_pid(), current_setting('search_path'), current_setting('statement_timeout')"
+
+        def come_and_go(_: int) -> set[str | None]:
+            """The backends that five connections have had, one after the other."""
+            pids = set()
+            for _ in range(5):
+                with Wire(pooler, client_encoding="UTF8") as session:
+                    for text in AT_CONNECT:
+                        session.rows(text)
+                    ((pid, *own),) = session.rows(ask)
+                    assert own == ["mine, public", "30s"]
+                    pids.add(pid)
+            return pids
+
+        with ThreadPoolExecutor(20) as clients:
+            pids = set().union(*clients.map(come_and_go, range(20)))
+        # The next one of a client may come before the last one is seen to be gone.
+        assert len(pids) == 1, "100 connections, at most 40 at a time, for each 40 of which there is a worker"
+
+
+def test_a_statement_is_asked_after_with_the_settings_that_it_was_parsed_with(cluster, narrow):
+    """The worker had last served somebody with another search_path, with which it has other columns: so its frontend
+    was told that its result type had changed."""
+    for schema, kind in (("asked_one", "int"), ("asked_two", "text")):
+        cluster.primary.query(
+            f"create schema {schema}; create table {schema}.typed as select 1::{kind} as n;"
+            f"grant usage on schema {schema} to public; grant select on {schema}.typed to public",
+            dbname=roles.DATABASE,
+        )
+    with contextlib.ExitStack() as stack:
+        told, untold = (stack.enter_context(Wire(narrow, search_path="asked_one")) for _ in range(2))
+        far = stack.enter_context(Wire(narrow, search_path="asked_two"))
+        wait_until(lambda: far.rows("select 1") and "catalog of app: " in narrow.log, what="the first scan")
+        told.ask(parse("select n from typed", "s") + describe("S", "s") + SYNC)
+        untold.ask(parse("select n from typed", "s") + SYNC)  # from here on nobody knows what the backend takes it for
+        assert far.rows("select n from typed") == [["1"]]
+        for session in (told, untold):
+            answer = session.ask(bind(name="s") + execute() + SYNC)
+            assert [each.values for each in answer if each.tag == "D"] == [["1"]]
 
 
 def test_application_names_can_be_cosmetic(cluster):

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -14,9 +14,9 @@ import pytest
 from lib.wire import messages
 from tests import roles
 from tests.cluster import rawclient
+from tests.cluster.conftest import shown
 from tests.cluster.load import UNKNOWN, Load, is_honest
 from tests.cluster.rawclient import COPY_DONE, Answer, Raw, copy_data
-from tests.conftest import POOLER
 from tests.servers import Pooler, Server
 from tests.workplace import wait_until
 
@@ -46,18 +46,8 @@ def conf(server: Server, **settings: object) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def pooler(server: Server, request: pytest.FixtureRequest) -> Iterator[Pooler]:
-    """A pooler, which ends cleanly and never with a traceback in its log."""
-    with Pooler(conf(server), name="survive") as pooler:
-        request.config.stash[POOLER] = pooler
+    with shown(Pooler(conf(server), name="survive"), request) as pooler:
         yield pooler
-    assert "Traceback" not in pooler.log, pooler.log
-
-
-@pytest.fixture
-def connect(pooler: Pooler) -> Iterator[Callable[..., Raw]]:
-    """Connect a frontend that is closed at the end of the test."""
-    with ExitStack() as stack:
-        yield lambda **params: stack.enter_context(Raw(pooler.host, pooler.port, **params))
 
 
 @pytest.fixture
@@ -88,7 +78,7 @@ def backends(server: Server, where: str = "true") -> list[int]:
 def backend_of(server: Server, pattern: str) -> int:
     """The backend that runs a statement like `pattern`; waits for it."""
     where = f"state = 'active' and query like '{pattern}'"
-    return wait_until(lambda: backends(server, where), 10, f"{pattern} to run")[0]
+    return wait_until(lambda: backends(server, where), what=f"{pattern} to run")[0]
 
 
 def wait_scanned(server: Server, frontend: Raw) -> None:
@@ -98,7 +88,7 @@ def wait_scanned(server: Server, frontend: Raw) -> None:
         pid = frontend.value("select pg_backend_pid()")
         return bool(backends(server, f"pid = {pid} and query = 'select pg_backend_pid()'"))
 
-    wait_until(is_known, 10, "the catalog to be scanned")
+    wait_until(is_known, what="the catalog to be scanned")
 
 
 def terminate(server: Server, pid: int) -> None:
@@ -131,7 +121,7 @@ def test_pg_terminate_backend_under_load_costs_one_statement(server, connect, ta
 def test_kill_9_of_a_backend_costs_the_statements_in_flight_and_no_frontend(server, connect, table):
     with Load([connect() for _ in range(8)], table) as load:
         for _ in range(max(1, KILLS // 10)):
-            crash(server, wait_until(lambda: backends(server), 10, "a backend")[0])
+            crash(server, wait_until(lambda: backends(server), what="a backend")[0])
             load.go_on()
     load.check(words(server))
     assert len(load.unknown) <= 8 * max(1, KILLS // 10)
@@ -197,7 +187,7 @@ def test_a_read_that_has_taken_a_backend_with_it_twice_is_not_run_a_third_time(s
         losses may have one cause."""
         pid = backend_of(server, ENDLESS_READ)
         long = f"select 1 from pg_stat_activity where pid = {pid} and clock_timestamp() - query_start > '1.2 s'"
-        wait_until(lambda: server.query(long), 10, "the read to have been running for a while")
+        wait_until(lambda: server.query(long), what="the read to have been running for a while")
         return pid
 
     frontend.send(rawclient.simple(ENDLESS_READ))
@@ -352,6 +342,7 @@ def test_a_frontend_whose_session_state_is_gone_is_told_so_and_closed(server, co
     terminate(server, pid)
     answer = frontend.answer()
     assert (answer.code, answer.error["S"], answer.tags) == ("57P01", "FATAL", "E")
+    assert answer.error["M"] == "terminating connection due to administrator command"
     assert frontend.is_closed()
     assert other.value("select 1") == "1"
 
@@ -406,7 +397,7 @@ def test_a_stop_lets_statements_finish_and_leaves_no_backend_behind(server, tabl
         pooler.stop()  # exit code 0
         assert "Traceback" not in pooler.log
 
-    wait_until(lambda: not backends(server, "state = 'idle in transaction'"), 5, "the open transaction to be gone")
+    wait_until(lambda: not backends(server, "state = 'idle in transaction'"), what="the open transaction to be gone")
     assert words(server) == {"busy", "behind"}
 
 
@@ -421,11 +412,11 @@ def test_a_stop_cancels_what_takes_longer_than_shutdown_timeout(server, table):
         answer = slow.until("E")
         assert answer.code == "57014"
         pooler.stop()
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 20
         assert "Traceback" not in pooler.log
         waiting.close()
         slow.close()
-    wait_until(lambda: set(backends(server)) <= before, 5, "all backends of the pooler to be gone")
+    wait_until(lambda: set(backends(server)) <= before, what="all backends of the pooler to be gone")
     assert words(server) == set()
 
 
@@ -436,7 +427,7 @@ def test_a_stop_while_the_server_is_down_ends_in_time(table):
             frontend = Raw(pooler.host, pooler.port)
             server.stop("immediate")
             frontend.send(rawclient.simple("select 1"))
-            pooler.stop(timeout_s=5)
+            pooler.stop()
             assert frontend.until("E").code
             assert "Traceback" not in pooler.log
 
@@ -450,7 +441,7 @@ def test_a_pooler_starts_while_the_primary_is_down_says_so_and_serves_when_it_is
     roles.create(server)
     server.stop()
     with server_removed(server), Pooler(conf(server), name="early") as pooler:
-        wait_until(lambda: "cannot be used yet" in pooler.log, 10, "the pooler to say that the primary is down")
+        wait_until(lambda: "cannot be used yet" in pooler.log, what="the pooler to say that the primary is down")
         came_in: list[Raw] = []
         newcomer = threading.Thread(target=lambda: came_in.append(Raw(pooler.host, pooler.port)))
         newcomer.start()

@@ -23,7 +23,7 @@ from lib.wire import messages
 from tests.certificates import Authority, Pair
 from tests.pooler import Pooler
 from tests.servers import Server
-from tests.workplace import wait_until
+from tests.workplace import ServerFailed, wait_until
 
 SSL_REQUEST = struct.pack("!II", 8, messages.SSL_CODE)
 # The server of the wheel has no TLS: the pool comes to it on its Unix socket, and its rules are for the frontends.
@@ -239,7 +239,7 @@ def test_an_answer_that_is_not_read_does_not_fill_the_memory(pooler, server):
     before = pooler.rss_bytes()
     raw.tls.sendall(messages.query("select repeat('x', 1000) from generate_series(1, 80000)"))
     stuck = "select 1 from pg_stat_activity where usename = 'trusted' and wait_event = 'ClientWrite'"
-    wait_until(lambda: server.query(stuck), 20)
+    wait_until(lambda: server.query(stuck))
     assert pooler.rss_bytes() - before < 20_000_000
     assert len(raw.read_until(messages.READY[b"I"])) > 80_000_000
     raw.close()
@@ -302,7 +302,7 @@ def test_garbage_in_the_place_of_a_handshake_ends_the_connection_and_nothing_els
 def test_what_comes_unencrypted_behind_the_request_is_refused(pooler):
     with socket.create_connection((pooler.host, pooler.port), 20) as sock:
         sock.sendall(SSL_REQUEST + messages.startup_packet({"user": "trusted", "database": "postgres"}))
-        assert b"received unencrypted data after an encryption request" in ends(sock)
+        assert b"received unencrypted data after SSL request" in ends(sock)
 
 
 @pytest.mark.parametrize("code", [messages.SSL_CODE, messages.GSSENC_CODE])
@@ -386,6 +386,48 @@ def test_tls_may_be_required_of_everybody_but_on_unix_sockets(server, shown):
             assert connection.execute("select 1").fetchone() == (1,)
 
 
+def test_a_revoked_certificate_is_refused_as_soon_as_the_list_says_so(server, shown, authority):
+    robbed, careful = authority.issue("trusted"), authority.issue("trusted")
+    lists = authority.where / "revoked.crl"
+    lists.write_bytes(authority.revokes(robbed))
+    settings = conf(server, shown, client_tls_ca_file=str(authority.cert), client_tls_crl_file=str(lists))
+    with Pooler(settings, name="tls-revoked") as pooler:
+
+        def is_let_in(pair: Pair) -> bool:
+            return log_in(pooler, "trusted", sslmode="require", **pair.libpq) is None
+
+        assert is_let_in(careful) and not is_let_in(robbed)
+        assert log_in(pooler, "trusted", sslmode="require") is None  # nobody has to show one
+        pooler.wait_said("certificate revoked")
+        lists.write_bytes(authority.revokes(robbed, careful))
+        wait_until(lambda: not is_let_in(careful), 30, "the new list to be used")
+
+
+def test_versions_and_ciphers_are_those_of_the_settings(server, shown):
+    cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
+    settings = conf(server, shown, client_tls_protocols="tlsv1.2", client_tls_ciphers=cipher)
+    with Pooler(settings, name="tls-old") as pooler:
+        raw = Raw(pooler)
+        assert (raw.tls.version(), (raw.tls.cipher() or ("",))[0]) == ("TLSv1.2", cipher)
+        raw.close()
+        for option in ({"minimum_version": ssl.TLSVersion.TLSv1_3}, {"ciphers": "ECDHE-ECDSA-AES256-GCM-SHA384"}):
+            context = trusting()
+            context.minimum_version = option.get("minimum_version", context.minimum_version)
+            context.set_ciphers(option.get("ciphers", "DEFAULT"))
+            with pytest.raises(ssl.SSLError):
+                Raw(pooler, context=context)
+    with Pooler(conf(server, shown, client_tls_protocols="tlsv1.3"), name="tls-new") as pooler:
+        raw = Raw(pooler)
+        assert raw.tls.version() == "TLSv1.3"
+        raw.close()
+        assert "protocol version" in str(log_in(pooler, sslmode="require", ssl_max_protocol_version="TLSv1.2"))
+
+
+def test_ciphers_that_nobody_knows_are_said_at_the_start(server, shown):
+    with pytest.raises(ServerFailed, match="client_tls_ciphers is 'NO-SUCH': OpenSSL knows none of these"):
+        Pooler(conf(server, shown, client_tls_ciphers="NO-SUCH"), name="tls-none").start()
+
+
 def test_a_pool_whose_certificate_cannot_be_used_does_not_start(server, shown, authority):
     other = authority.issue()
     for key, words in ((str(other.key), "key values mismatch"), ("/nowhere/pool.key", "No such file")):
@@ -422,5 +464,6 @@ def test_a_new_certificate_is_shown_without_dropping_anybody(server, authority):
         authority.issue("another", name="renewed")
         wait_until(lambda: shown_by(pooler) != first)
         assert b"SELECT 1" in early.query("select 'still here'")
-        assert "are used from now on" in pooler.log and good != pair.cert.read_text()
+        pooler.wait_said("are used from now on")
+        assert good != pair.cert.read_text()
         early.close()

@@ -218,6 +218,34 @@ def test_servers_are_checked(world):
     assert outcome(server_tls_sslmode="prefer", server_tls_ca_file=elsewhere) is None
 
 
+def test_a_server_whose_certificate_is_revoked_is_refused(world):
+    lists = world.authority.where / "servers.crl"
+    checked = {
+        "server_tls_sslmode": "verify-full", "server_tls_ca_file": str(world.authority.cert),
+        "server_tls_crl_file": str(lists), "query_wait_timeout": 1, "auth_timeout": 2,
+        "admin_cnn": {"user": "postgres", "sslmode": "prefer"},
+    }  # fmt: skip
+    for revoked, is_refused in (([], False), ([world.of_server], True)):
+        lists.write_bytes(world.authority.revokes(*revoked))
+        with Pooler(world.conf(**checked), name="tls-revoked") as pooler:
+            assert (world.log_in(pooler.port, "trusted") is not None) == is_refused
+            if is_refused:
+                pooler.wait_said("certificate revoked")
+            assert ("certificate revoked" in pooler.log) == is_refused
+
+
+def test_servers_are_spoken_to_with_the_version_and_ciphers_of_the_settings(world):
+    cipher = "ECDHE-RSA-AES128-GCM-SHA256"
+    world.server.query("create database old")
+    admin = {"user": "postgres", "application_name": "admin of old"}
+    chosen = {"server_tls_sslmode": "require", "server_tls_protocols": "tlsv1.2", "server_tls_ciphers": cipher}
+    with Pooler(world.conf(admin_cnn=admin, **chosen), name="tls-old") as pooler:
+        assert world.log_in(pooler.port, "trusted", dbname="old") is None
+        used = "select version, cipher from pg_stat_ssl join pg_stat_activity using (pid) where "
+        assert world.server.query(used + "usename = 'trusted' and datname = 'old'") == [("TLSv1.2", cipher)]
+        assert {row[0] for row in world.server.query(used + "application_name = 'admin of old'")} == {"TLSv1.2"}
+
+
 def test_a_certificate_for_another_host_is_refused_by_verify_full_only(world):
     other = world.authority.issue("elsewhere", hosts=("elsewhere",), kind="rsa")
     for name, source in (("server.crt", other.cert), ("server.key", other.key)):
@@ -230,7 +258,7 @@ def test_a_certificate_for_another_host_is_refused_by_verify_full_only(world):
         checked["admin_cnn"] = {"user": "postgres", "sslmode": "require"}
         with Pooler(world.conf(server_tls_sslmode="verify-full", **checked), name="tls-full") as pooler:
             assert world.log_in(pooler.port, "trusted") is not None
-            assert 'the server certificate is not for host name "localhost"' in pooler.log
+            pooler.wait_said('the server certificate is not for host name "localhost"')
     finally:
         for name, source in (("server.crt", world.of_server.cert), ("server.key", world.of_server.key)):
             (world.server.data / name).write_bytes(source.read_bytes())
@@ -245,7 +273,7 @@ def test_tls_that_is_required_and_not_there_is_said(world):
     try:
         with Pooler(settings, name="tls-missing") as pooler:
             assert world.log_in(pooler.port, "trusted") is not None
-            assert "does not support SSL, but SSL was required" in pooler.log
+            pooler.wait_said("does not support SSL, but SSL was required")
     finally:
         world.server.query("alter system reset ssl")
         world.server.reload()

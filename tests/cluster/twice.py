@@ -193,7 +193,7 @@ class Home:
     @contextlib.contextmanager
     def open(cls, **conf: Any) -> Iterator[Self]:
         hba = [*roles.hba_lines(), f"host all {ROOT} 127.0.0.1/32 trust"]
-        with Server("home", hba=hba, conf={"shared_preload_libraries": "vector"}) as server:
+        with Server("home", hba=hba, conf={"shared_preload_libraries": "vector, plpgsql"}) as server:
             roles.create(server)
             server.query(f"create role {ROOT} login superuser")
             server.query(SCHEMA, dbname=roles.DATABASE)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from tests import roles
 
 PROTOCOL_3_0, PROTOCOL_3_2 = 3 << 16, 3 << 16 | 2
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 def message(tag: bytes, body: bytes = b"") -> bytes:

@@ -14,17 +14,17 @@ from gevent import socket as green
 
 from lib import config, net
 from lib.backend import tuning
-from lib.backend.cluster import Cluster, Group
+from lib.backend.cluster import Cluster
+from lib.backend.groups import Group
 from lib.backend.roster import Roster
 from lib.backend.worker import State, Worker
 from lib.frontend import Frontend
 from lib.route import Catalog
 from lib.route.catalog import CHANGED_SQL
-from tests.green.fake_server import FakeServer
+from tests.green.fake_server import FakeBackend, FakeServer
 from tests.pooler import EVERYWHERE
 from tests.wire_samples import query
-
-IN_TIME_S = 5.0  # what is waited for comes much sooner; a test that waits longer has failed
+from tests.workplace import PATIENCE_S
 
 
 def tuned(group: Group) -> str:
@@ -33,9 +33,9 @@ def tuned(group: Group) -> str:
 
 
 def wait_until(condition: Callable[[], Any], what: str = "the condition") -> None:
-    until = time.monotonic() + IN_TIME_S
+    until = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < until, f"{what} did not come true in {IN_TIME_S:g} s"
+        assert time.monotonic() < until, f"{what} did not come true in {PATIENCE_S:g} s"
         gevent.sleep(0.001)
 
 
@@ -92,7 +92,7 @@ class Client:
 
     def read(self) -> Message | None:
         """The next message; None at the end."""
-        with gevent.Timeout(IN_TIME_S, TimeoutError("no message came")):
+        with gevent.Timeout(PATIENCE_S, TimeoutError("no message came")):
             while len(self._buffer) < 5 or len(self._buffer) < 1 + struct.unpack_from("!I", self._buffer, 1)[0]:
                 try:
                     data = self.sock.recv(1 << 16)
@@ -216,7 +216,7 @@ class SmallPool:
         """Everybody leaves; then every worker is idle, or closed, and nothing of anybody is left (design, rule 4)."""
         for client in self.clients:
             client.vanish()
-        gevent.joinall([client.thread for client in self.clients], timeout=IN_TIME_S, raise_error=True)
+        gevent.joinall([client.thread for client in self.clients], timeout=PATIENCE_S, raise_error=True)
         for server in self.servers:
             server.may_close.set()
             for backend in server.backends:
@@ -236,3 +236,32 @@ class SmallPool:
         self.cluster.close()
         for server in self.servers:
             server.stop()
+
+
+def begun(pool: SmallPool, statement: str) -> FakeBackend:
+    """The backend that runs `statement`, which stalls."""
+    found: list[FakeBackend] = []
+
+    def is_waiting() -> bool:
+        backends = (backend for server in pool.servers for backend in server.backends)
+        found[:] = [each for each in backends if each.is_waiting and each.statements[-1:] == [statement]]
+        return bool(found)
+
+    wait_until(is_waiting, f"a backend with {statement!r}")
+    return found[0]
+
+
+def in_transaction(pool: SmallPool) -> Client:
+    client = pool.connect()
+    assert client.query("begin").status == "T"
+    return client
+
+
+def lose(client: Client) -> None:
+    """The frontend's worker loses its backend while nothing is in flight."""
+    worker = client.frontend.worker
+    assert worker is not None
+    pid = worker.key[0]
+    server = next(server for server in client.pool.servers if any(each.pid == pid for each in server.backends))
+    next(each for each in server.backends if each.pid == pid).hang_up()
+    wait_until(lambda: client.frontend.worker is None, "the loss")

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from lib import net
+from lib import connecting
 from lib.backend import dialogue
 from lib.errors import ServerUnreachable
 from lib.frontend import Frontend
@@ -77,7 +77,7 @@ def test_a_process_without_file_descriptors_cannot_reach_a_server_and_says_so(mo
 
     monkeypatch.setattr(socket, "socket", none_left)
     with pytest.raises(ServerUnreachable, match="Too many open files"):
-        net.connect(("127.0.0.1", 1), 1.0)
+        connecting.connect(("127.0.0.1", 1), 1.0)
     assert dialogue.cancel(("127.0.0.1", 1), (1, b"four"), 1.0, lambda: True)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from lib.backend import settings
+from lib.backend import settings, traces
 from tests.green.fake_server import SYNTAX_ERROR, TERMINATED, FakeBackend
 from tests.green.small_pool import wait_until
 from tests.wire_samples import complete, description, query, row
 
 SET = "set work_mem = '1MB'"
 READ = "select 1"
+BLOCK = "do $$ begin execute 'select 1'; end $$"
+HELD = traces.ask_held()
 ASKED = settings.ask_for(("work_mem",))
 
 
@@ -66,6 +68,19 @@ def test_a_frontend_is_closed_when_the_backend_dies_that_knew_what_it_has_set(po
     assert pool.connect().query(READ).rows == [READ]
 
 
+def test_a_frontend_stays_when_the_backend_dies_that_might_have_known_something(pool):
+    """It was ended for what a plain read could have set while the catalog was scanned."""
+    client = pool.connect()
+    pool.server.answers[HELD] = FakeBackend.pause
+    client.send(query(BLOCK))
+    assert client.until_ready().rows == [BLOCK]
+    backend = asked(pool)
+    backend.say(TERMINATED)
+    backend.hang_up()
+    assert client.query(READ).rows == [READ]
+    assert len(pool.server.backends) == 2
+
+
 @pytest.mark.parametrize(
     "answer",
     [SYNTAX_ERROR, description("name") + row("nonsense") + complete("SELECT 1"),
@@ -93,7 +108,7 @@ def test_a_frontend_that_vanishes_meanwhile_gives_its_worker_back(pool):
     client.query(SET)
     backend = asked(pool)
     client.vanish()
-    client.thread.join(5)
+    client.thread.join(30)
     backend.go_on()
     assert pool.connect().query(READ).rows == [READ]
     assert len(pool.server.backends) == 1

@@ -106,7 +106,7 @@ def met(request, identity) -> Iterator[tuple[tls.TlsStream, Peer]]:
     peer = Peer(gevent.socket.socket(fileno=theirs.detach()), request.param)
     accepting = gevent.spawn(tls.accept, net.Stream(ours), identity)
     peer.shake_hands()
-    stream = accepting.get(timeout=10)
+    stream = accepting.get(timeout=30)
     peer.records()
     yield stream, peer
     stream.close()
@@ -119,10 +119,10 @@ def test_what_is_written_is_read_on_both_sides(met):
         data = bytes(range(256)) * (size // 256 + 1)
         reading = gevent.spawn(peer.read, len(data))
         stream.write(data)
-        assert reading.get(timeout=5) == data
+        assert reading.get(timeout=30) == data
         sending = gevent.spawn(peer.send, data)
         assert stream.recv_exactly(len(data)) == data
-        sending.get(timeout=5)
+        sending.get(timeout=30)
 
 
 def test_what_is_written_later_in_one_turn_is_one_record(met):
@@ -149,7 +149,7 @@ def test_pending_counts_what_the_kernel_has_not_taken_and_waiting_for_it_ends(me
     reading = gevent.spawn(peer.read, len(big))
     stream.wait_drained()
     assert stream.pending == 0
-    assert reading.get(timeout=5) == big
+    assert reading.get(timeout=30) == big
 
 
 def test_what_arrives_is_shown_before_the_thread_is_woken(met):
@@ -160,7 +160,7 @@ def test_what_arrives_is_shown_before_the_thread_is_woken(met):
     peer.send(b"two")
     gevent.sleep(0.01)
     peer.send(b"wake")
-    assert reading.get(timeout=5) == b"wake"
+    assert reading.get(timeout=30) == b"wake"
     assert b"".join(shown) == b"onetwo"
 
 
@@ -172,7 +172,7 @@ def test_a_record_that_is_cut_is_waited_for(met):
     for position in range(len(sealed)):
         peer.sock.sendall(sealed[position : position + 1])
         gevent.sleep(0)
-    assert reading.get(timeout=5) == b"a whole message"
+    assert reading.get(timeout=30) == b"a whole message"
 
 
 def test_a_goodbye_is_the_end_though_the_connection_stands(met):
@@ -180,7 +180,7 @@ def test_a_goodbye_is_the_end_though_the_connection_stands(met):
     with suppress(ssl.SSLWantReadError):
         peer.tls.unwrap()
     peer.flush()
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         assert stream.recv() == b""
 
 
@@ -190,7 +190,7 @@ def test_what_came_in_front_of_a_goodbye_is_read_first(met):
     with suppress(ssl.SSLWantReadError):
         peer.tls.unwrap()
     peer.flush()
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         assert (stream.recv(), stream.recv()) == (b"last words", b"")
 
 
@@ -204,7 +204,7 @@ def test_it_is_known_without_reading_that_the_peer_has_gone(met):
     peer.sock.close()
     gevent.sleep(0)
     assert stream.has_ended()
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         assert (stream.recv(), stream.recv()) == (b"unread", b"")
 
 
@@ -213,7 +213,7 @@ def test_closing_says_goodbye_and_lets_the_reader_go(met):
     reading = gevent.spawn(stream.recv)
     gevent.sleep(0)
     stream.close()
-    assert reading.get(timeout=5) == b""
+    assert reading.get(timeout=30) == b""
     assert peer.read(1) == b""  # close_notify; a connection that just ends raises
     stream.write(b"nobody gets this")
     stream.write_later(b"nor this")
@@ -223,7 +223,7 @@ def test_closing_says_goodbye_and_lets_the_reader_go(met):
 def test_a_connection_that_is_cut_is_the_end(met):
     stream, peer = met
     peer.sock.close()
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         assert stream.recv() == b""
     stream.write(b"into the void")
     stream.write(b"and again")
@@ -232,7 +232,7 @@ def test_a_connection_that_is_cut_is_the_end(met):
 def test_bytes_that_are_no_record_are_the_end(met):
     stream, peer = met
     peer.sock.sendall(b"this is not TLS at all")
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         assert stream.recv() == b""
     stream.write(b"the answer to that")
 
@@ -253,7 +253,7 @@ def test_what_comes_with_the_last_step_of_the_handshake_is_not_left_lying(identi
             pass
     peer.tls.write(b"hello")
     peer.flush()  # both at once
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         stream = accepting.get()
         assert stream.recv() == b"hello"
     stream.close()

@@ -8,7 +8,7 @@ import pytest
 from lib.backend.relay import MAX_DISCARDED_BYTES, MAX_HELD_BYTES
 from lib.backend.worker import State
 from tests.green.fake_server import SYNTAX_ERROR, TERMINATED, FakeBackend, echo
-from tests.green.small_pool import Answer, SmallPool, tuned, wait_until
+from tests.green.small_pool import Answer, SmallPool, begun, tuned, wait_until
 from tests.wire_samples import (
     BACKEND,
     SYNC,
@@ -43,12 +43,6 @@ ANY_ANSWER = b"".join(
 def backend_of(pool: SmallPool) -> FakeBackend:
     wait_until(lambda: pool.server.backends and not pool.server.backends[-1].is_gone, "a backend")
     return pool.server.backends[-1]
-
-
-def begun(pool: SmallPool, statement: str) -> FakeBackend:
-    """The backend that runs `statement`, which stalls."""
-    wait_until(lambda: any(each.is_waiting and each.statements[-1:] == [statement] for each in pool.server.backends))
-    return next(each for each in pool.server.backends if each.is_waiting and each.statements[-1:] == [statement])
 
 
 def pieces(data: bytes, size: int) -> list[bytes]:

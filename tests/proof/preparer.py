@@ -107,8 +107,7 @@ class Preparer(Tenant):
         if self.model.is_in_transaction or not self.statements:
             return self.use()
         uses = []
-        names = [name for name in self.statements if name or isinstance(self.answer(name, ()), list)]
-        for name in self.chance.choices(names, k=self.chance.randrange(2, 8) if names else 0):
+        for name in self.chance.choices(list(self.statements), k=self.chance.randrange(2, 8)):
             values = self.statements[name].values()
             uses.append((name, values, self.answer(name, values)))
         self.send(*(bind(*values, name=name) + execute() + SYNC for name, values, _ in uses))
@@ -133,7 +132,7 @@ class Preparer(Tenant):
         return self.expect(found, rows, "several in one unit")
 
     def use_wrongly(self) -> None:
-        name = self.chance.choice(NAMES[:-1])
+        name = self.chance.choice(NAMES)
         if name not in self.statements:
             parts, code = [close("S", name), bind(name=name), execute()], NOT_THERE
         elif self.model.failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import random
+import re
 from collections.abc import Callable
 
 from tests import roles
@@ -15,6 +16,7 @@ from tests.proof.session import Session, Wrong
 from tests.proof.statements import Prepared
 
 CHANNEL = "home_news"
+SETS = re.compile(rb"\b(?:re)?set\b|set_config|discard", re.I)
 IN_FAILED_TRANSACTION = "25P02"
 LOOK = f"""
     select current_user, session_user, {", ".join(f"current_setting('{name}', true)" for name in SETTINGS)},
@@ -34,6 +36,7 @@ class Tenant:
     intent       what the unit in flight does to the model when it succeeds
     statements   what it has prepared, by name
     locks, listens, has_temporary, may_be_held   what its session has to be held for
+    settles      units whose backend is asked what they have set, or may have been when it is lost: nobody else knows
     """
 
     session: Session
@@ -59,6 +62,7 @@ class Tenant:
         self.statements: dict[str, Prepared] = {}
         self.locks: set[int] = set()
         self.listens = self.has_temporary = self.may_be_held = False
+        self.settles = 0
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -67,12 +71,16 @@ class Tenant:
         return f"h{self.number}/{self.lives}/{self.words}"
 
     def send(self, *parts: bytes) -> None:
-        # Named statements hold a session, too, and the unnamed one of a transaction does not outlive its backend.
-        self.session.holds = True
+        if any(SETS.search(part) for part in parts):
+            self.settles = 2
+        holds = self.locks or self.listens or self.has_temporary or self.may_be_held or self.settles
+        self.session.holds = bool(holds)
         self.session.send(*parts)
 
     def hear(self) -> list[Message]:
         found = self.session.until_ready()
+        if found[-1].body == b"I" and self.settles:
+            self.settles -= 1
         for each in found:
             if each.tag == "A" and not (self.listens and each.body[4:].startswith(CHANNEL.encode() + b"\0")):
                 raise Leak(f"notified of {each.body!r}")
@@ -105,7 +113,6 @@ class Tenant:
             errors = [each.fields for each in found if each.tag == "E"]
             raise Wrong(f"{what}: {rows} {tags} {errors} instead of {expected}")
         if codes:
-            self.statements.pop("", None)  # of the unnamed one nothing is known after an error
             self.model.fail()
         elif self.intent is not None:
             self.intent()

@@ -38,13 +38,14 @@ def tool(name: str, package: str) -> str:
 
 
 @functools.cache
-def jdbc() -> Program:
+def jdbc(name: str = "Jdbc") -> Program:
+    """The program of this class."""
     javac, java = tool("javac", "openjdk-17-jdk-headless"), tool("java", "openjdk-17-jdk-headless")
     if not JDBC_JAR.exists():
         raise NotThere("pgjdbc is not installed: apt-get install libpostgresql-jdbc-java")
     classes = workplace().new_dir("jdbc")
-    subprocess.run([javac, "-cp", JDBC_JAR, "-d", classes, PROGRAMS / "Jdbc.java"], check=True, timeout=60)
-    return Program((java, "-XX:TieredStopAtLevel=1", "-Xmx64m", "-cp", f"{classes}:{JDBC_JAR}", "Jdbc"), {})
+    subprocess.run([javac, "-cp", JDBC_JAR, "-d", classes, PROGRAMS / f"{name}.java"], check=True, timeout=60)
+    return Program((java, "-XX:TieredStopAtLevel=1", "-Xmx64m", "-cp", f"{classes}:{JDBC_JAR}", name), {})
 
 
 def _loads(command: list[str], package: str) -> None:

@@ -16,7 +16,7 @@ from tests import roles
 from tests.cluster.clients.test_idle import DOCUMENT, rows
 from tests.cluster.clients.tools import new_role
 from tests.cluster.conftest import Address
-from tests.cluster.wire import Wire, query, refusal, startup
+from tests.cluster.wire import FLUSH, SYNC, Wire, describe, parse, query, refusal, startup
 from tests.pooler import Pooler
 from tests.workplace import wait_until
 
@@ -69,18 +69,18 @@ def test_pid_and_port_are_those_of_a_worker(both):
         assert int.from_bytes(told.body[:4], "big") == int(wire.value("select pg_backend_pid()")) != wire.key[0]
 
 
-def test_what_code_sets_unseen_is_gone_the_first_time(both):
-    hidden = "do $$ begin execute 'set work_m' || 'em to ''5432kB'''; end $$"
+def test_what_code_sets_under_a_name_that_no_text_shows_is_gone(both):
+    hidden = "do $$ begin execute 'set hid' || 'den.tenant to 5; set work_mem to ''5432kB'''; end $$"
+    asked = "select current_setting('work_mem'), nullif(current_setting('hidden.tenant', true), '')"
     with Wire(both.directly) as wire:
         wire.rows(hidden)
-        assert wire.value("show work_mem") == "5432kB"
+        assert wire.rows(asked) == [["5432kB", "5"]]
     with Wire(both.pooled) as wire:
-        before = wire.value("show work_mem")
         wire.rows(hidden)
-        assert wire.value("show work_mem") == before
+        assert wire.rows(asked) == [["5432kB", None]]
         wire.rows("begin")  # here it lasts as long as the transaction
         wire.rows(hidden)
-        assert wire.value("show work_mem") == "5432kB"
+        assert wire.rows(asked) == [["5432kB", "5"]]
         wire.rows("rollback")
 
 
@@ -91,6 +91,20 @@ def test_program_that_waits_for_itself_is_told_when_there_is_no_worker(cluster):
         assert other.error("select 1")["C"] == "53300"
         one.rows("commit")
         assert other.value("select 1") == "1"
+
+
+def test_execute_that_is_prepared_itself_is_not_described(both):
+    def described(where: Address) -> list[str]:
+        with Wire(where) as wire:
+            wire.ask(parse("select 1 as n", "own"), SYNC)
+            wire.send(parse("execute own", "outer"), describe("S", "outer"), FLUSH)
+            tags = [wire.receive().tag for _ in range(3)]
+            wire.ask(SYNC)
+            assert wire.value("execute own") == "1"
+            return tags
+
+    assert described(both.directly) == ["1", "t", "T"]
+    assert described(both.pooled) == ["1", "t", "n"]
 
 
 def test_replication_is_refused(both):
@@ -123,7 +137,7 @@ def test_client_outlives_its_backend_in_a_single_statement(both):
     for address, state in ((both.directly, "57P01"), (both.pooled, "08007")):
         with Wire(address) as wire:
             wire.send(query("select pg_sleep(32)"))
-            wait_until(lambda: both.directly.query(end), 20, "the statement to run")
+            wait_until(lambda: both.directly.query(end), what="the statement to run")
             error = wire.until("E")[-1].fields
             assert error["C"] == state
             if address is both.pooled:

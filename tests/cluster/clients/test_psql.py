@@ -139,7 +139,7 @@ def test_psql_watches_until_somebody_presses_ctrl_c(address, pg_bin):
         terminal.expect_exact("app=> ")
         terminal.send("select pg_sleep(31);\r")
         asleep = "select 1 from pg_stat_activity where state = 'active' and query = 'select pg_sleep(31);'"
-        wait_until(lambda: address.query(asleep), 20, "the statement to run")
+        wait_until(lambda: address.query(asleep), what="the statement to run")
         terminal.sendintr()
         terminal.expect_exact("canceling statement due to user request")
         terminal.expect_exact("app=> ")

@@ -58,7 +58,7 @@ def test_psycopg2_cancels_its_own_statement(address):
     asleep = "select 1 from pg_stat_activity where state = 'active' and query = 'select pg_sleep(31)'"
 
     def cancel():
-        wait_until(lambda: address.query(asleep), 10, "the statement to run")
+        wait_until(lambda: address.query(asleep), what="the statement to run")
         connection.cancel()
 
     canceller = threading.Thread(target=cancel)

@@ -1,0 +1,94 @@
+"""Who is the primary: what the pool thinks of it, and commands that change it.
+
+Green. What is done is `lib.ha`'s; here it is asked for, and told step by step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lib.addresses import Address, address
+from lib.checks import Wrong
+from lib.console.house import Caller, House, Row, reply
+from lib.console.parsing import Request
+from lib.errors import CannotBeDone, UnknownObject, ValueUnfit
+from lib.ha.rejoin import rejoin
+from lib.ha.switchover import Refused, Switchover
+
+if TYPE_CHECKING:
+    from lib.backend.pool import Pool
+    from lib.ha.executor import Guardian
+
+_read = address()
+
+
+def _guardian(house: House) -> Guardian:
+    if house.ha is None:
+        raise CannotBeDone("this process switches nothing")
+    return house.ha
+
+
+def _pool(house: House, number: int) -> Pool:
+    pools = [*house.cluster.pools, *house.cluster.former]
+    found = next((pool for pool in pools if pool.number == number), None)
+    if found is None:
+        raise UnknownObject(f"there is no pool {number}", hint='"pool list" shows all.')
+    return found
+
+
+@reply("ha list")
+def _ha(house: House, caller: Caller, request: Request) -> Iterator[Row]:
+    ha = _guardian(house)
+    known, file = ha.watch.known, ha.file.state
+    yield (
+        house.settings.enable_ha, str(house.cluster.primary.address), ha.machine.state.value, ha.machine.failures,
+        ha.machine.refusal or None, known.timeline or None, known.sync or None,
+        ", ".join(map(str, file.former)) or None, ", ".join(map(str, file.pending)) or None,
+        ", ".join(f"{peer}: {why}" for peer, why in ha.peers.untold.items()) or None, ha.switches,
+        ha.last_switch or None, time.strftime("%F %T", time.localtime(ha.switched_at)) if ha.switched_at else None,
+    )  # fmt: skip
+
+
+@reply("pool switchover dry run")
+def _dry_run(house: House, caller: Caller, request: Request) -> Iterator[Row]:
+    yield from _switchover(house, request).plan().rows()
+
+
+@reply("pool switchover")
+def _run(house: House, caller: Caller, request: Request) -> Iterator[Row]:
+    try:
+        yield from _switchover(house, request).run()
+    except Refused as refused:
+        raise CannotBeDone(str(refused), hint='"pool switchover dry run" says all that is against it.') from None
+
+
+def _switchover(house: House, request: Request) -> Switchover:
+    number = request.values["pool_id"]
+    to = _pool(house, number) if number is not None else None
+    if to is house.cluster.primary:
+        raise CannotBeDone(f"pool {to.number} is the primary already")
+    return Switchover(_guardian(house), to)
+
+
+@reply("pool rejoin")
+def _rejoin(house: House, caller: Caller, request: Request) -> Iterator[Row]:
+    ha = _guardian(house)
+    try:
+        yield from rejoin(ha, _pool(house, request.values["pool_id"]), ha.as_admin)
+    except Refused as refused:
+        raise CannotBeDone(str(refused)) from None
+
+
+@reply("pool changemaster")
+def _change_master(house: House, caller: Caller, request: Request) -> None:
+    text = request.values["pool_id|host:port"]
+    try:
+        where = Address(*_pool(house, int(text)).address) if text.isdigit() else _read(text, True)
+    except Wrong as wrong:
+        raise ValueUnfit(f"{text!r} is neither a pool's id nor an address", hint=wrong.problems[0].wanted) from None
+    try:
+        _guardian(house).adopt(where)
+    except Refused as refused:
+        raise CannotBeDone(str(refused)) from None

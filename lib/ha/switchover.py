@@ -1,0 +1,283 @@
+"""A planned switch: nothing fails, nothing is lost, and the old primary comes back as a standby.
+
+Green. What is under way on the primary ends first, and what comes waits. The primary is stopped cleanly, so that the
+standby has all of its WAL, the shutdown checkpoint too; then that one is promoted, and the old one, which has been told
+before, starts as its standby: no rewind. The same reasons against it serve the dry run and the real one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import gevent
+
+from lib.errors import PoolError
+from lib.ha import acts, choice, conninfo
+from lib.ha.choice import Answer, Choice
+from lib.ha.conninfo import NotAConninfo
+from lib.ha.machine import Event
+
+if TYPE_CHECKING:
+    from lib.backend.pool import Pool
+    from lib.ha.executor import Guardian
+
+log = logging.getLogger(__name__)
+
+_ASK_S = 3.0
+_QUIET_S = 10.0  # for transactions and statements that are under way
+_CAUGHT_UP_S = 5.0
+_DOWN_S = 60.0  # for a clean shutdown
+_BACK_S = 30.0  # for the old primary to follow
+_LOOK_S = 0.01
+_FAR_BEHIND = 64 << 20  # bytes
+
+
+class Refused(Exception):
+    """It is not done, and nothing was changed, or what was changed is taken back. The message says why."""
+
+
+class Plan(NamedTuple):
+    """What is going to be done, and every reason against it.
+
+    primary   None when it does not answer
+    found     None when there is nobody to be chosen
+    """
+
+    primary: Answer | None
+    found: Choice | None
+    against: tuple[str, ...]
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """As a DBA wants to see it: item, value."""
+        if self.primary is not None:
+            yield "primary", f"{_shown(self.primary)}, timeline {self.primary.timeline}"
+            yield "written", _lsn(self.primary.written)
+        if self.found is not None:
+            chosen = self.found.chosen
+            kind = "synchronous, " if self.found.is_sync else ""
+            yield "chosen", f"{_shown(chosen)}, {kind}timeline {chosen.timeline}"
+            yield "received", _lsn(chosen.received)
+            yield "replayed", _lsn(chosen.replayed)
+            yield "behind", f"{max(0, (self.primary.written if self.primary else 0) - chosen.has)} bytes"
+            for each in self.found.others:
+                slot = f" with slot {each.slot}" if each.slot else ""
+                yield "follows", f"{_shown(each)} as {each.application_name}{slot}"
+            if self.primary is not None:
+                yield "comes back", f"{_shown(self.primary)} as a standby, {_how(self.primary)}"
+        for reason in self.against:
+            yield "against", reason
+
+
+def _how(server: Answer) -> str:
+    return f"restarted by {acts.RESTART}()" if acts.RESTART in server.functions else "restarted by ha_restart_command"
+
+
+def _shown(answer: Answer) -> str:
+    return f"{answer.address[0]}:{answer.address[1]} (pool {answer.number})"
+
+
+def _lsn(lsn: int) -> str:
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+class Switchover:
+    """One planned switch.
+
+    to   the pool that is to be the primary; None: the one that would be chosen if the primary were gone
+    """
+
+    def __init__(self, guardian: Guardian, to: Pool | None) -> None:
+        self._guardian = guardian
+        self._to = to
+        self._cluster = guardian.cluster
+        self._settings = guardian.settings
+
+    # --- the plan ----------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Ask everybody, and see what there is against it."""
+        guardian, cluster = self._guardian, self._cluster
+        answers = guardian.watch.ask_all([cluster.primary, *cluster.standbys], _ASK_S)
+        primary = next((each for each in answers if each.number == cluster.primary.number), None)
+        standbys = [each for each in answers if each is not primary]
+        against = [*self._against_us(primary)]
+        if primary is not None and not primary.in_recovery:
+            guardian.watch.learn(primary)
+        found = self._choose(standbys)
+        if isinstance(found, str):
+            return Plan(primary, None, (*against, found))
+        chosen = found.chosen
+        if chosen.receiver is None or not chosen.receiver.is_connected:
+            against.append(f"{chosen.name} does not stream from the primary")
+        if primary is not None:
+            behind = primary.written - chosen.has
+            if behind > _FAR_BEHIND:
+                against.append(f"{chosen.name} is {behind} bytes behind")
+            if chosen.version < acts.HAS_SIGNAL_FILES and acts.CHANGE not in primary.functions:
+                against.append(f"{primary.name} has no function {acts.CHANGE}: run switchfunc.sql")
+            if acts.RESTART not in primary.functions and not self._settings.ha_restart_command:
+                way = "which is possible" if primary.can_rewind else "but has neither wal_log_hints nor checksums"
+                against.append(f"{acts.no_restart(primary)}; by hand it would have to be rewound, {way}")
+        against += [reason for each in found.others if (reason := cannot_follow(each, self._settings))]
+        return Plan(primary, found, tuple(against))
+
+    def _against_us(self, primary: Answer | None) -> Iterator[str]:
+        if not self._settings.enable_ha:
+            yield "this pool may not promote (enable_ha is off)"
+        elif not self._guardian.machine.is_trusted:
+            yield f"the primary is in doubt ({self._guardian.machine.state.value})"
+        if primary is None:
+            yield "the primary does not answer"
+        elif primary.in_recovery:
+            yield f"{primary.name} is in recovery: it is no primary"
+
+    def _choose(self, standbys: list[Answer]) -> Choice | str:
+        known = self._guardian.watch.known
+        if self._to is None:
+            return choice.choose(standbys, known, [pool.number for pool in self._cluster.standbys])
+        wanted = next((each for each in standbys if each.number == self._to.number), None)
+        if wanted is None:
+            return f"{self._to.describe()} does not answer"
+        reason = choice.may_be_promoted(wanted, known)
+        others = tuple(each for each in standbys if each is not wanted)
+        is_sync = wanted.application_name in known.sync
+        return reason or Choice(wanted, is_sync, max(0, known.written - wanted.has), others, ())
+
+    # --- the switch --------------------------------------------------------------------------------------------------
+
+    def run(self) -> Iterator[tuple[str, str]]:
+        """Do it; what was done, step by step.
+
+        raises   Refused
+        """
+        plan = self.plan()
+        if plan.against or plan.found is None or plan.primary is None:
+            raise Refused("; ".join(plan.against))
+        old, chosen, pool = plan.primary, plan.found.chosen, self._cluster.primary
+        log.warning("a switchover from %s to %s begins", old.name, chosen.name)
+        self._checkpoint(old)
+        began = time.monotonic()
+        self._quieten(pool)
+        yield "quiet", f"{_since(began)}: nothing is under way on {old.name}"
+        guardian = self._guardian
+        guardian.happened(Event.PLANNED)
+        is_told = False
+        try:
+            if not guardian.write(target=chosen.address):
+                raise Refused("the state file cannot be written")
+            self._catch_up(old, chosen)
+            self._tell(old, chosen)
+            is_told = True
+            acts.restart(guardian.admin, old, self._settings.ha_restart_command)
+            self._wait_for_its_end(old, chosen)
+            yield "stopped", f"{_since(began)}: {chosen.name} has all that {old.name} has written"
+            guardian.promote(chosen)
+        except (Refused, PoolError, NotAConninfo, acts.CannotRestart, acts.NotPromoted) as error:
+            self._undo(old, is_told)
+            raise Refused(f"the switchover is given up: {error}") from None
+        guardian.switched(guardian.pool_of(chosen), plan.found)
+        took = _since(began)
+        guardian.last_switch = f"{old.name} was replaced by {chosen.name}, as planned, in {took}"
+        log.warning("%s", guardian.last_switch)
+        yield "promoted", f"{took}: {chosen.name} is the primary, and statements go on"
+        yield "comes back", self._wait_for_return(old)
+
+    def _checkpoint(self, old: Answer) -> None:
+        # Or the shutdown's own would have all statements wait for what has to be written.
+        try:
+            self._guardian.admin.query(old.address, None, "checkpoint", timeout_s=600)
+        except PoolError as error:
+            raise Refused(f"{old.name} could not make a checkpoint: {error}") from None
+
+    def _quieten(self, pool: Pool) -> None:
+        deadline = time.monotonic() + _QUIET_S
+        while not pool.hold_gently():
+            if not self._guardian.machine.is_trusted:
+                pool.hold()
+                raise Refused(f"{pool.describe()} does not answer any more")
+            if time.monotonic() > deadline:
+                pool.release()
+                raise Refused(f"statements or transactions on {pool.describe()} did not end within {_QUIET_S:g} s")
+            gevent.sleep(_LOOK_S / 2)
+
+    def _catch_up(self, old: Answer, chosen: Answer) -> None:
+        deadline = time.monotonic() + _CAUGHT_UP_S
+        written = self._ask(old).written
+        while self._ask(chosen).has < written:
+            if time.monotonic() > deadline:
+                raise Refused(f"{chosen.name} did not catch up within {_CAUGHT_UP_S:g} s")
+            gevent.sleep(_LOOK_S)
+
+    def _ask(self, server: Answer) -> Answer:
+        return self._guardian.watch.ask(self._guardian.pool_of(server))
+
+    def _tell(self, old: Answer, chosen: Answer) -> None:
+        """How the old primary is to come back."""
+        slot = old.slot or (f"pgstmtpool_{old.number}" if chosen.slot else "")
+        name = _name_of(old)
+        to = conninfo.follow(conninfo.without_name(chosen.conninfo), *chosen.address, name)
+        if slot:
+            acts.ensure_slot(self._guardian.admin, chosen.address, slot)
+        acts.change_recovery(self._guardian.admin, old, to, slot, self._settings.trigger_file)
+
+    def _wait_for_its_end(self, old: Answer, chosen: Answer) -> None:
+        """Until the old primary has ended and the chosen one has all that it has written.
+
+        A clean shutdown ends the standby's connection only when that has received the shutdown checkpoint.
+        """
+        deadline = time.monotonic() + _DOWN_S
+        pool = self._guardian.pool_of(old)
+        while True:
+            try:
+                answer = self._guardian.watch.ask(pool)
+                if answer.in_recovery and self._ask(chosen).has >= answer.replayed:
+                    return
+            except PoolError:
+                # It is stopping, down or starting.
+                receiver = self._ask(chosen).receiver
+                if receiver is None or not receiver.is_connected:
+                    return
+            if time.monotonic() > deadline:
+                raise Refused(f"{old.name} was not restarted within {_DOWN_S:g} s")
+            gevent.sleep(_LOOK_S)
+
+    def _undo(self, old: Answer, is_told: bool) -> None:
+        guardian = self._guardian
+        if is_told:
+            try:
+                acts.stay_primary(guardian.admin, old)
+            except PoolError as error:
+                log.error("%s could not be told to stay the primary: %s", old.name, error)
+        guardian.write(target=None)
+        guardian.happened(Event.REFUSED)
+
+    def _wait_for_return(self, old: Answer) -> str:
+        pool, began = self._guardian.pool_of(old), time.monotonic()
+        while time.monotonic() - began < _BACK_S:
+            if pool in self._cluster.standbys:
+                return f"{_since(began)} later: {old.name} follows"
+            gevent.sleep(0.05)
+        return f"{old.name} does not follow yet"
+
+
+def _since(began: float) -> str:
+    return f"{time.monotonic() - began:.2f} s"
+
+
+def _name_of(server: Answer) -> str:
+    """What it was known by when it was a standby, or would be."""
+    return server.application_name if server.application_name != "walreceiver" else ""
+
+
+def cannot_follow(answer: Answer, settings: object) -> str | None:
+    """Why a standby cannot be told to follow another primary, or None."""
+    if answer.version >= acts.RELOADS_CONNINFO:
+        return None
+    if answer.version < acts.HAS_SIGNAL_FILES and acts.CHANGE not in answer.functions:
+        return f"{answer.name} cannot follow another primary without {acts.CHANGE}: run switchfunc.sql"
+    if acts.RESTART not in answer.functions and not getattr(settings, "ha_restart_command", ""):
+        return acts.no_restart(answer)
+    return None

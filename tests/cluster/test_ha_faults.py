@@ -1,0 +1,194 @@
+"""What else can go wrong in a failover: the pool is killed at any step, everyone is cut off, the disk is full, a
+password is wrong, the old primary comes back meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.house import (
+    HBA,
+    LONG_S,
+    SYNC,
+    TABLE,
+    Cut,
+    House,
+    frontend,
+    in_thread,
+    kept,
+    loaded,
+    open_house,
+    state_file,
+)
+from tests.cluster.test_ha_planned import console, restart_command
+from tests.pooler import Pooler
+from tests.servers import Server
+from tests.workplace import wait_until
+
+
+def is_target_written(house: House, pooler: Pooler) -> bool:
+    return "target = 127" in state_file(pooler).read_text()
+
+
+def is_new_primary_written(house: House, pooler: Pooler) -> bool:
+    return any(f"primary = 127.0.0.1:{each.port}" in state_file(pooler).read_text() for each in house.standbys)
+
+
+def is_doubted(house: House, pooler: Pooler) -> int:
+    return pooler.log.count("does not answer, and nothing is sent to it meanwhile")
+
+
+def is_announced(house: House, pooler: Pooler) -> int:
+    return pooler.log.count("was promoted in")
+
+
+def is_old_primary_told(house: House, pooler: Pooler) -> bool:
+    return (house.first.data / "standby.signal").exists()
+
+
+def wait_for(step: Callable[[House, Pooler], object], house: House, pooler: Pooler) -> None:
+    while not step(house, pooler):  # some of them are over in milliseconds
+        assert pooler.is_running
+        time.sleep(0.0005)
+
+
+def check_one_primary(house: House, pooler: Pooler) -> Server:
+    """What was done is whole: one server takes writes, has all of them, and the others follow."""
+    with frontend(pooler) as client:
+        assert client.query(f"insert into {TABLE} values ('after')").commands == ["INSERT 0 1"]
+        port = int(client.value("select inet_server_port()"))
+    primary = next(server for server in house.cluster.servers if server.port == port)
+    assert kept(primary) == {"before", "after"}
+    assert house.promoted() is (None if primary is house.first else primary)
+    assert "target" not in state_file(pooler).read_text()
+    return primary
+
+
+@pytest.mark.parametrize("step", [is_doubted, is_target_written, is_new_primary_written, is_announced])
+def test_a_pool_that_is_killed_at_a_step_of_a_failover_completes_or_undoes_it(step):
+    with open_house(conf=SYNC) as house, house.pool() as pooler:
+        with frontend(pooler) as client:
+            client.query(f"insert into {TABLE} values ('before')")
+        house.first.kill9()
+        wait_for(step, house, pooler)
+        pooler.kill()
+        house.first.start()  # it would serve, if anything was sent there
+        pooler.start()
+        primary = check_one_primary(house, pooler)
+        if primary is not house.first:
+            assert kept(house.first) == {"before"}
+            house.wait_following(*(each for each in house.standbys if each is not primary))
+
+
+@pytest.mark.parametrize("step", [is_target_written, is_old_primary_told, is_new_primary_written])
+def test_a_pool_that_is_killed_at_a_step_of_a_switchover_completes_or_undoes_it(step):
+    with open_house(standbys=1) as house, house.pool(ha_restart_command=restart_command(house)) as pooler:
+        with frontend(pooler) as client:
+            client.query(f"insert into {TABLE} values ('before')")
+        with console(pooler) as admin:
+            in_thread(lambda: admin.query("pool switchover"))
+            wait_for(step, house, pooler)
+            pooler.kill()
+        pooler.start()
+        with contextlib.suppress(AssertionError):
+            house.first.adopt(3)  # it may have been restarted by now, or not at all
+        primary = check_one_primary(house, pooler)
+        assert primary in house.standbys or house.first.is_running
+
+
+def test_an_old_primary_that_comes_back_in_the_middle_of_the_switch_gets_nothing():
+    with open_house(conf=SYNC) as house, house.pool() as pooler:
+        with loaded(pooler) as load:
+            house.first.kill9()
+            wait_for(is_target_written, house, pooler)
+            house.first.launch()
+            primary = house.wait_promoted()
+            house.first.wait_ready()
+            before = set(load.acked)
+            load.go_on(timeout_s=LONG_S)
+            pooler.wait_said("is no standby, and gets no statement")
+            load.go_on()
+        load.check(kept(primary))
+        assert kept(house.first) <= before | load.unknown
+        assert len(kept(primary) - kept(house.first)) > 0
+
+
+def test_a_primary_that_is_cut_off_from_everyone_is_replaced_and_gets_nothing_when_it_is_back():
+    with open_house() as house, Cut(house.first.port) as cut:
+        for standby in house.standbys:
+            to = standby.query("show primary_conninfo")[0][0].replace(f"port={house.first.port}", f"port={cut.port}")
+            standby.configure(primary_conninfo=to)
+            standby.reload()
+        by_proxy = "select count(*) from pg_stat_wal_receiver where sender_port = %s and status = 'streaming'"
+        for standby in house.standbys:
+            wait_until(lambda standby=standby: standby.query(by_proxy, [cut.port])[0][0], what="it to follow that way")
+        with house.pool(master=("127.0.0.1", cut.port)) as pooler:
+            with loaded(pooler) as load:
+                cut.is_cut = True
+                before = set(load.acked)
+                house.first.query(f"insert into {TABLE} values ('lonely')", dbname="app")
+                primary = house.wait_promoted()
+                load.go_on(timeout_s=LONG_S)
+                house.wait_following(*(each for each in house.standbys if each is not primary))
+                cut.is_cut = False
+                pooler.wait_said(f"server 127.0.0.1:{cut.port} is no standby, and gets no statement")
+                load.go_on()
+            # What was written in the moment of the cut and not received yet by a standby is lost: it is asynchronous.
+            assert load.acked - before <= kept(primary)
+            assert kept(house.first) <= before | load.unknown | {"lonely"}
+            assert "lonely" not in kept(primary)
+
+
+def test_with_a_wrong_password_nobody_is_promoted_and_the_log_says_why():
+    with open_house(standbys=1) as house:
+        house.first.query("alter role keeper password 'right'")
+        house.cluster.wait_caught_up()
+        for server in house.cluster.servers:
+            server.set_hba(["host all keeper 127.0.0.1/32 scram-sha-256", *HBA])
+            server.reload()
+        conf = {**house.conf, "admin_cnn": {"user": "keeper", "password": "wrong", "database": "postgres"}}
+        with Pooler(conf, cluster=house.cluster) as pooler:
+            pooler.wait_said('password authentication failed for user "keeper"')
+            house.first.kill9()
+            pooler.wait_said("this pool has never seen the primary")
+            assert house.promoted() is None
+            assert "right" not in pooler.log and "wrong" not in pooler.log
+
+
+@contextlib.contextmanager
+def small_disk(where: Path) -> Iterator[None]:
+    """A file system of 64 kB."""
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    mount = [*as_root, "mount", "-t", "tmpfs", "-o", f"size=64k,uid={os.geteuid()}", "tmpfs", where]
+    assert subprocess.run(mount, check=False).returncode == 0, "this test needs root, or sudo, for a full disk"
+    try:
+        yield
+    finally:
+        subprocess.run([*as_root, "umount", where], check=True)
+
+
+@pytest.mark.needs_debian
+def test_a_disk_that_is_full_does_not_keep_a_standby_from_being_promoted(tmp_path):
+    """The room for the next state was taken with the last one."""
+    with (
+        small_disk(tmp_path),
+        open_house(standbys=1) as house,
+        house.pool(ha_state_file=str(tmp_path / "state")) as pooler,
+        frontend(pooler) as client,
+    ):
+        with contextlib.suppress(OSError), open(tmp_path / "all", "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 512)
+        assert os.statvfs(tmp_path).f_bavail == 0
+        house.first.kill9()
+        assert client.query(f"insert into {TABLE} values ('late')").commands == ["INSERT 0 1"]
+        assert f"primary = 127.0.0.1:{house.standbys[0].port}" in state_file(pooler).read_text()
+        pooler.stop()
+        pooler.start()
+        pooler.wait_said("the state file holds")

@@ -1,0 +1,125 @@
+"""A cancel request hits the statement of its own frontend, or nothing."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from lib.backend import worker as worker_module
+from tests.green.fake_server import SYNTAX_ERROR
+from tests.green.small_pool import begun, lose, tuned, wait_until
+from tests.wire_samples import complaint, complete, query
+
+READ = "select 1"
+WRITE = "insert into t values (1)"
+CANCELED = complaint("ERROR", "57014", "canceling statement due to user request")
+
+
+def test_a_running_statement_is_cancelled_with_its_own_backends_key(pool):
+    client = pool.connect()
+    pool.server.answers[READ] = lambda backend: (backend.pause(), backend.say(CANCELED))
+    client.send(query(READ))
+    backend = begun(pool, READ)
+    client.frontend.cancel()
+    wait_until(lambda: pool.server.cancelled)
+    backend.go_on()
+    assert client.until_ready().errors == ["ERROR 57014"]
+    assert pool.server.cancelled == [(backend.pid, backend.secret)]
+    assert client.query(WRITE).rows == [WRITE]
+
+
+def test_a_queued_statement_is_answered_by_the_pool_and_never_runs(pool):
+    first, second = pool.connect(), pool.connect()
+    pool.server.stall(READ)
+    first.send(query(READ))
+    backend = begun(pool, READ)
+    second.send(query(WRITE))
+    wait_until(lambda: second.frontend.unit is not None)
+    second.frontend.cancel()
+    answer = second.until_ready()
+    assert (answer.tags, answer.errors, answer.status) == ("EZ", ["ERROR 57014"], "I")
+    assert pool.server.cancelled == []
+    backend.go_on()
+    assert first.until_ready().rows == [READ]
+    assert second.query("select 2").rows == ["select 2"]
+    assert WRITE not in pool.server.statements
+
+
+@pytest.mark.parametrize("how", ["it is tuned", "tuning fails", "the backend dies"])
+def test_a_statement_that_is_cancelled_while_its_worker_is_tuned_is_answered_once(pool, how):
+    client = pool.connect(application_name="mine")
+    endings = {
+        "it is tuned": lambda backend: (backend.pause(), backend.say(complete("SELECT 1"))),
+        "tuning fails": lambda backend: (backend.pause(), backend.say(SYNTAX_ERROR)),
+        "the backend dies": lambda backend: (backend.pause(), backend.hang_up()),
+    }
+    pool.server.answers[tuned(client.frontend.group)] = endings[how]
+    client.send(query(WRITE))
+    wait_until(lambda: pool.server.backends and pool.server.backends[0].is_waiting)
+    client.frontend.cancel()
+    assert client.until_ready().errors == ["ERROR 57014"]
+    del pool.server.answers[tuned(client.frontend.group)]
+    pool.server.backends[0].go_on()
+    assert client.hears_nothing()
+    assert client.query(READ).rows == [READ]
+    assert pool.server.statements == [READ]
+
+
+def under_way(pool, client, *texts):
+    """Cancel the first of `texts`, which stalls, with a request that does not end. Returns its backend."""
+    pool.server.stall(texts[0])
+    pool.server.may_close.clear()
+    client.send(*map(query, texts))
+    backend = begun(pool, texts[0])
+    client.frontend.cancel()
+    wait_until(lambda: pool.server.cancelled)
+    return backend
+
+
+def test_nothing_is_sent_to_a_backend_while_a_cancel_may_be_on_its_way(pool):
+    """PostgreSQL 16 and older signal twice: the statement behind the one that was meant was hit in 94 of 100."""
+    first, second = pool.connect(), pool.connect()
+    under_way(pool, first, READ, "select 2").go_on()
+    assert first.until_ready().rows == [READ]
+    second.send(query(WRITE))
+    gevent.sleep(0.02)
+    assert pool.server.statements == [READ]
+    pool.server.may_close.set()
+    assert first.until_ready().rows == ["select 2"]
+    assert second.until_ready().rows == [WRITE]
+
+
+@pytest.mark.parametrize("before", ["begin", "listen channel"])
+def test_nor_is_what_the_pool_sends_itself(pool, before):
+    client = pool.connect()
+    client.query(before)
+    backend = under_way(pool, client, WRITE)
+    client.vanish()
+    client.thread.join(30)
+    backend.go_on()
+    gevent.sleep(0.02)
+    assert backend.own == []
+    pool.server.may_close.set()
+    assert pool.connect().query(READ).rows == [READ]
+
+
+def test_a_cancel_that_nobody_knows_the_end_of_costs_the_backend(pool, monkeypatch):
+    monkeypatch.setattr(worker_module, "_CANCEL_TIMEOUT_S", 0.05)
+    client = pool.connect()
+    backend = under_way(pool, client, READ)
+    backend.go_on()
+    assert client.until_ready().rows == [READ]
+    wait_until(lambda: backend.is_gone or not pool.workers, "the end of the backend")
+    assert client.query(WRITE).rows == [WRITE]
+
+
+def test_a_cancel_while_nothing_runs_is_ignored(pool):
+    client = pool.connect()
+    client.frontend.cancel()
+    client.query("begin")
+    client.frontend.cancel()
+    lose(client)
+    client.frontend.cancel()
+    assert client.hears_nothing()
+    assert pool.server.cancelled == []
+    assert client.query("rollback").status == "E"
