@@ -31,12 +31,12 @@ class Refused(Exception):
     """The other side answered with an ErrorResponse, or closed the connection; its text is the message."""
 
 
-def connect(at: Endpoint, timeout_s: float = 30.0) -> socket.socket:
+def connect(at: Endpoint, database: str = DATABASE, timeout_s: float = 30.0) -> socket.socket:
     """A logged-in connection, ready for a query. Raises Refused, OSError."""
     sock = socket.create_connection((at.host, at.port), timeout=timeout_s)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        body = b"user\0%b\0database\0%b\0\0" % (USER.encode(), DATABASE.encode())
+        body = b"user\0%b\0database\0%b\0\0" % (USER.encode(), database.encode())
         sock.sendall(struct.pack("!II", len(body) + 8, 196608) + body)
         read_to_ready(sock)
     except BaseException:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
@@ -26,10 +28,14 @@ import psutil
 
 from bench import client, meter, postgres
 from bench.client import DATABASE, USER, Endpoint
+from bench.workloads import PREPARING
+from tests.certificates import Authority, Pair
 from tests.pooler import PROJECT
-from tests.servers import ServerFailed, free_port, wait_until, workplace
-from tests.workplace import TookTooLong, server_user, tool_env
+from tests.servers import NotThere, ServerFailed, free_port, wait_until, workplace
+from tests.workplace import TookTooLong, give, server_user, tool_env
 
+# Debian 13 has 1.24.
+MAKE_ROOT = "debootstrap --include=pgbouncer trixie DIRECTORY, and PGBOUNCER_ROOT=DIRECTORY"
 PGPOOL_CHILDREN = 300  # a process per client; more than the 256 of the largest pgbench run
 
 
@@ -41,6 +47,7 @@ class Setup:
     port: int
     directory: Path
     pool_mode: str
+    certificate: Pair
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Contender:
     idle_clients how many idle clients it can be measured with; those with a process per client, fewer
     stop         the signal that ends it without waiting for the clients
     every_round  False when it is only there to compare with, and measured in the first round alone: it has no targets
+    on_request   measured only by the workloads that name it, and by the others when it was asked for
     """
 
     name: str
@@ -63,6 +71,7 @@ class Contender:
     idle_clients: int = 2000
     stop: Signals = SIGTERM
     every_round: bool = True
+    on_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,39 @@ def pgbouncer_version() -> str:
     return first_line([pgbouncer_program(), "--version"]).removeprefix("PgBouncer ")
 
 
-def pgbouncer(setup: Setup) -> list[str]:
+def preparing_pgbouncer() -> list[str]:
+    """The words that start a PgBouncer which follows prepared statements: the one that is installed, or that of another
+    system in the directory PGBOUNCER_ROOT, with that system's libraries. Raises NotThere with what to do."""
+    root = os.environ.get("PGBOUNCER_ROOT")
+    if root is not None:
+        loaders = sorted(Path(root).glob("lib*/ld-linux-*.so.*"))
+        libraries = sorted(Path(root).glob("usr/lib/*-linux-gnu"))
+        program = Path(root) / "usr/sbin/pgbouncer"
+        if not (loaders and libraries and program.is_file()):
+            raise NotThere(f"there is no system with a pgbouncer in PGBOUNCER_ROOT={root}: {MAKE_ROOT}")
+        command = [str(loaders[0]), "--library-path", str(libraries[0]), str(program)]
+    else:
+        try:
+            command = [pgbouncer_program()]
+        except NotThere:
+            raise NotThere(f"PgBouncer 1.21 or newer is not installed: {MAKE_ROOT}") from None
+    version = first_line([*command, "--version"]).removeprefix("PgBouncer ")
+    if not follows_prepared(version):
+        raise NotThere(f"PgBouncer {version} follows no prepared statements, 1.21 and newer do: {MAKE_ROOT}")
+    return command
+
+
+def follows_prepared(version: str) -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (1, 21)
+
+
+def preparing_pgbouncer_version() -> str:
+    return first_line([*preparing_pgbouncer(), "--version"]).removeprefix("PgBouncer ")
+
+
+def pgbouncer(setup: Setup, program: Callable[[], list[str]] | None = None, settings: str = "") -> list[str]:
+    """program: the words that start it, where that is not the one that is installed; settings: lines of its conf."""
     users = setup.directory / "userlist.txt"
     users.write_text(f'"{USER}" ""\n')
     conf = setup.directory / "pgbouncer.ini"
@@ -103,8 +144,12 @@ default_pool_size = 20
 max_client_conn = 10000
 log_connections = 0
 log_disconnections = 0
-""")
-    return [pgbouncer_program(), str(conf)]
+client_tls_sslmode = allow
+client_tls_cert_file = {setup.certificate.cert}
+client_tls_key_file = {setup.certificate.key}
+server_tls_sslmode = disable
+{settings}""")
+    return [*(program() if program is not None else [pgbouncer_program()]), str(conf)]
 
 
 def pgpool_program() -> str:
@@ -132,6 +177,9 @@ backend_hostname0 = '{setup.server.host}'
 backend_port0 = {setup.server.port}
 num_init_children = {PGPOOL_CHILDREN}
 max_pool = 1
+ssl = on
+ssl_cert = '{setup.certificate.cert}'
+ssl_key = '{setup.certificate.key}'
 """)
     return [pgpool_program(), "-n", "-D", "-f", str(conf)]
 
@@ -163,10 +211,18 @@ def pgstmtpool(
         "listen": (postgres.HOST, setup.port),
         "admin_cnn": {"user": USER, "database": "postgres"},
         "master": (setup.server.host, setup.server.port),
+        "client_tls_cert_file": str(setup.certificate.cert),
+        "client_tls_key_file": str(setup.certificate.key),
         **settings,
     }
     conf.write_text(f"all = {own!r}\n")
     return [sys.executable, str(checkout / "pgstmtpool.py"), str(conf)]
+
+
+def uncounted(setup: Setup) -> list[str]:
+    """This checkout's, without what counts in it."""
+    interpreter, *rest = pgstmtpool(setup)
+    return [interpreter, str(PROJECT / "bench" / "uncounted.py"), *rest]
 
 
 CONTENDERS = {
@@ -179,6 +235,12 @@ CONTENDERS = {
             every_round=False,
         ),
         Contender("pgstmtpool", "pgstmtpool", pgstmtpool_version, pgstmtpool),
+        Contender(
+            PREPARING, "PgBouncer that prepares", preparing_pgbouncer_version,
+            partial(pgbouncer, program=preparing_pgbouncer, settings="max_prepared_statements = 200\n"),
+            runs_as_root=False, on_request=True,
+        ),
+        Contender("uncounted", "pgstmtpool that counts nothing", pgstmtpool_version, uncounted, on_request=True),
     )
 }  # fmt: skip
 
@@ -212,6 +274,15 @@ def another(text: str) -> Contender:
     return Contender(name, name, lambda: "as given on the command line", command)
 
 
+@cache
+def certificate() -> Pair:
+    """What the poolers show to clients that want TLS."""
+    pair = Authority(workplace().new_dir("certificates")).issue(hosts=("localhost", postgres.HOST), kind="rsa")
+    for path in (*pair, *pair.cert.parents[:1]):
+        give(path)
+    return pair
+
+
 def first_line(command: list[str]) -> str:
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.stdout.strip().splitlines()[0] if done.stdout.strip() else "unknown version"
@@ -224,7 +295,7 @@ def started(contender: Contender, server: Endpoint, pool_mode: str) -> Iterator[
         yield Running(server, None)
         return
     directory = workplace().new_dir(contender.name)
-    setup = Setup(server, free_port(), directory, pool_mode)
+    setup = Setup(server, free_port(), directory, pool_mode, certificate())
     command = contender.command(setup)
     at = Endpoint(postgres.HOST, setup.port)
     log = directory.with_suffix(".log")

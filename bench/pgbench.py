@@ -38,11 +38,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Load:
-    """One pgbench process. script: the text of a custom script, in the place of a built-in one among the options."""
+    """One pgbench process. script: the text of a custom script, in the place of a built-in one among the options;
+    settings: those of its startup packets, as the options -c of a server."""
 
     clients: int
     options: tuple[str, ...] = ()
     script: str = ""
+    is_encrypted: bool = False
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,10 @@ def run_one(place: Place, load: Load, seconds: int, *options: str) -> str:
     script = ["-f", script_file(load.script)] if load.script else []
     where = ["-h", place.at.host, "-p", str(place.at.port), "-U", USER]
     how = ["-n", "-c", str(load.clients), *(["-T", str(seconds)] if seconds else []), *load.options, *script, *options]
-    return run(postgres.program("pgbench"), *where, *how, DATABASE, timeout_s=seconds + 60)
+    # Without the name of a certificate libpq looks for one in a home that may not be its user's.
+    database = f"dbname={DATABASE} sslmode={'require sslcert=none' if load.is_encrypted else 'disable'}"
+    database += f" options='{load.settings}'" if load.settings else ""
+    return run(postgres.program("pgbench"), *where, *how, database, timeout_s=seconds + 60)
 
 
 def script_file(text: str) -> str:

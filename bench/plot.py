@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.report import BASE, Results, is_cpu
-from bench.workloads import CLIENTS, Figure, Workload
+from bench.report import Results, is_cpu
+from bench.workloads import BASE, CLIENTS, Figure, Workload
 
 COLOURS = {"direct": "#8c8c8c", "pgbouncer": "#2f6fab", "pgpool": "#d08a2e", "pgstmtpool": "#b3263c"}
 WIDEST = 3.0  # of a bar; a ratio of 600 would leave no room for the others
@@ -56,7 +56,7 @@ def draw(results: Results, workloads: Sequence[Workload], titles: Mapping[str, s
 def more_is_better(workloads: Sequence[Workload]) -> list[Bar]:
     """The first figure of each workload that is not in the curves."""
     curves = {f"{mode}-{clients}" for mode in ("simple", "extended") for clients in CLIENTS}
-    firsts = [(one, one.figures[0]) for one in workloads if one.name not in curves]
+    firsts = [(one, one.figures[0]) for one in workloads if one.name not in curves and not one.among]
     return [(workload, first) for workload, first in firsts if not first.less_is_better]
 
 

@@ -13,10 +13,7 @@ from math import floor, log10
 from statistics import median
 
 from bench.pgbench import CPU, Sample
-from bench.workloads import Figure, Target, Workload
-
-BASE = "pgbouncer"
-SUBJECT = "pgstmtpool"
+from bench.workloads import BASE, SUBJECT, Figure, Target, Workload
 
 INTRODUCTION = """\
 Direct, PgBouncer, pgpool-II and pgstmtpool in one run on the same PostgreSQL; `make bench` makes this page. Every
@@ -94,7 +91,7 @@ def verdict(results: Results, workload: Workload, figure: Figure) -> str:
     is_met = meets(
         figure.target,
         results.value(workload.name, figure.name, SUBJECT),
-        results.ratio(workload.name, figure.name, SUBJECT),
+        results.ratio(workload.name, figure.name, SUBJECT, figure.target.base),
     )
     if is_met is None:
         return "not measured"
@@ -112,14 +109,14 @@ def meets(target: Target, value: float | None, ratio: float | None) -> bool | No
     )
 
 
-def wanted(figure: Figure) -> str:
+def wanted(figure: Figure, titles: Mapping[str, str]) -> str:
     """The figure's target in words."""
     target = figure.target
     assert target is not None
     if target.least_ratio is not None:
-        return f"≥ {target.least_ratio:.2f} × PgBouncer"
+        return f"≥ {target.least_ratio:.2f} × {titles.get(target.base, target.base)}"
     if target.most_ratio is not None:
-        return f"≤ {target.most_ratio:.2f} × PgBouncer"
+        return f"≤ {target.most_ratio:.2f} × {titles.get(target.base, target.base)}"
     return f"≤ {target.most:,g} {figure.unit}"
 
 
@@ -150,7 +147,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def targets(results: Results, workloads: Sequence[Workload]) -> str:
+def targets(results: Results, workloads: Sequence[Workload], titles: Mapping[str, str]) -> str:
     """The table of the project's targets and whether they are met."""
     rows = []
     for workload in workloads:
@@ -160,8 +157,9 @@ def targets(results: Results, workloads: Sequence[Workload]) -> str:
             if figure.target.most is not None:
                 reached = f"{number(results.value(workload.name, figure.name, SUBJECT))} {figure.unit}"
             else:
-                reached = spread(results.ratios(workload.name, figure.name, SUBJECT))
-            rows.append([workload.title, figure.name, wanted(figure), reached, verdict(results, workload, figure)])
+                reached = spread(results.ratios(workload.name, figure.name, SUBJECT, figure.target.base))
+            outcome = verdict(results, workload, figure)
+            rows.append([workload.title, figure.name, wanted(figure, titles), reached, outcome])
     return table(["workload", "figure", "target", "pgstmtpool (least-most of the rounds)", ""], rows)
 
 
@@ -186,8 +184,9 @@ def figures(
         value = results.value(workload.name, figure.name, contender)
         if value is None:
             return "failed" if results.failures(workload.name, contender) else "–"
-        ratio = results.ratio(workload.name, figure.name, contender) if figure.has_ratio else None
-        return number(value) if contender == BASE or ratio is None else f"{number(value)} ({times(ratio)})"
+        base = workload.base
+        ratio = results.ratio(workload.name, figure.name, contender, base) if figure.has_ratio else None
+        return number(value) if contender == base or ratio is None else f"{number(value)} ({times(ratio)})"
 
     rows = [
         [workload.title, figure.title, *(cell(workload, figure, contender) for contender in shown)]
@@ -225,10 +224,13 @@ def failures(results: Results, workloads: Sequence[Workload], titles: Mapping[st
 
 def body(results: Results, workloads: Sequence[Workload], titles: Mapping[str, str]) -> str:
     """The tables, as they are printed and as they stand in the page."""
+    compared = [one for one in workloads if not one.among]
+    own = [one for one in workloads if one.among]
     sections = {
-        "Targets": targets(results, workloads) if SUBJECT in titles else "",
-        "Figures": figures(results, workloads, titles, is_no_cpu),
-        "CPU of the pooler per transaction": figures(results, workloads, titles, is_cpu),
+        "Targets": targets(results, workloads, titles) if SUBJECT in titles else "",
+        "Figures": figures(results, compared, titles, is_no_cpu),
+        "CPU of the pooler per transaction": figures(results, compared, titles, is_cpu),
+        "Compared with others": figures(results, own, titles, lambda figure: True),
         "Failed": failures(results, workloads, titles),
     }
     return "\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)

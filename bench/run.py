@@ -11,6 +11,9 @@ is judged (a value is a Python literal, as in the conf file):
     python -m bench.run --contenders pgbouncer,pgstmtpool --workloads simple-64,mixed --also before=../before
     python -m bench.run --contenders pgbouncer,pgstmtpool --also 'alone=. riders=False' --also 'deep=. rider_depth=64'
 
+Prepared statements are measured against a PgBouncer that follows them (1.21 and newer). Where the one that is installed
+does not, PGBOUNCER_ROOT=DIRECTORY names a system that has one: debootstrap --include=pgbouncer trixie DIRECTORY
+
 The exit code is 0 when all that could be started was measured, 1 when something failed, 2 for a wrong option.
 A target that is not met is a result, not a failure.
 """
@@ -45,8 +48,12 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--rounds", type=int, default=3, metavar="N", help="how often everything is measured (3)")
     add("--seconds", type=float, default=2.5, metavar="S", help="how long each measurement takes (2.5)")
     add("--scale", type=int, default=10, metavar="N", help="pgbench's scale: 100,000 accounts each (10)")
-    for name, rows in (("contenders", contenders.CONTENDERS), ("workloads", workloads.WORKLOADS)):
-        add(f"--{name}", type=some_of(rows), default=list(rows.values()), metavar="A,B", help=f"of {', '.join(rows)}")
+    always = [one for one in contenders.CONTENDERS.values() if not one.on_request]
+    for name, rows, default in (
+        ("contenders", contenders.CONTENDERS, always),
+        ("workloads", workloads.WORKLOADS, list(workloads.WORKLOADS.values())),
+    ):
+        add(f"--{name}", type=some_of(rows), default=default, metavar="A,B", help=f"of {', '.join(rows)}")
     also = (
         "measure one more: a directory with another checkout of pgstmtpool and settings for it (see above), or the "
         "command of another pooler, where {server_host} {server_port} {port} {user} {database} are filled in"
@@ -92,16 +99,32 @@ def installed(candidates: Sequence[Contender]) -> dict[Contender, str]:
 def measure(chosen: argparse.Namespace, rows: Sequence[Workload], ready: Sequence[Contender]) -> list[Measurement]:
     """Every workload of every round, the contenders one after the other within each, in turn the first."""
     measurements = []
+    asked = [*chosen.contenders, *chosen.also]
     with postgres.primary(chosen.scale) as server:
         for number in range(chosen.rounds):
-            turns = in_turn(number, ready, chosen.every_round)
             for row in rows:
-                for contender in turns:
+                for contender in in_turn(number, those_for(row, ready, asked), chosen.every_round):
                     one = measure_once(number, row, contender, server, chosen)
                     measurements.append(one)
                     shown = f"failed: {one.failure}" if one.sample is None else told(row, one.sample)
                     say(f"round {number + 1}/{chosen.rounds}  {row.title:34}  {contender.title:10}  {shown}")
     return measurements
+
+
+def those_for(row: Workload, ready: Sequence[Contender], asked: Sequence[Contender]) -> list[Contender]:
+    """Who is measured in a workload: all who were asked for; in one for a few those few, if any of them was."""
+    if not row.among:
+        return [one for one in ready if one in asked and one.name not in row.without]
+    few = [one for one in ready if one.name in row.among]
+    return few if any(one in asked for one in few) else []
+
+
+def needed(chosen: argparse.Namespace) -> list[Contender]:
+    """Who has to be there: those who were asked for, and those that they are to be compared with."""
+    asked = [*chosen.contenders, *chosen.also]
+    rows = [row for row in chosen.workloads if any(one.name in row.among for one in asked)]
+    others = {name: contenders.CONTENDERS[name] for row in rows for name in row.among}
+    return [*asked, *(one for one in others.values() if one not in asked)]
 
 
 def in_turn(number: int, ready: Sequence[Contender], every_round: bool) -> list[Contender]:
@@ -163,7 +186,7 @@ def raise_limit_of_open_files() -> None:
 def main(arguments: Sequence[str]) -> int:
     chosen = options(arguments)
     raise_limit_of_open_files()
-    versions = installed([*chosen.contenders, *chosen.also])
+    versions = installed(needed(chosen))
     rows = chosen.workloads
     measurements = measure(chosen, rows, list(versions))
     results = Results(measurements)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from bench import client, meter, pgbench, postgres
@@ -19,17 +20,21 @@ COPY_MB = 16
 READ_ACCOUNTS = "select aid, bid, abalance, filler from pgbench_accounts"
 COPY_ACCOUNTS = "copy pgbench_accounts to stdout"
 
+BASE, SUBJECT, UNCOUNTED, PREPARING = "pgbouncer", "pgstmtpool", "uncounted", "pgbouncer-prepared"
+
 SHAPES_FILL = 400  # times 64 clients: pgstmtpool remembers 5,000 shapes, and has often forgotten them all by then
 FLAT_KB = 2000  # who kept what these loads send would grow by 6,000 KB or more, while one full memo takes 3,000
 
 
 @dataclass(frozen=True)
 class Target:
-    """What pgstmtpool is to reach: at least or at most this ratio to PgBouncer, or at most this value in the unit."""
+    """What pgstmtpool is to reach: at least or at most this ratio to another contender (base), or at most this value in
+    the unit."""
 
     least_ratio: float | None = None
     most_ratio: float | None = None
     most: float | None = None
+    base: str = BASE
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,13 @@ class Workload:
     measure: Callable[[Place], Sample]
     pool_mode: str = "statement"
     before: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()  # contenders that cannot be measured
+    among: tuple[str, ...] = ()  # the only contenders that it is for; none: all
+
+    @property
+    def base(self) -> str:
+        """Who the ratios are taken to."""
+        return next((figure.target.base for figure in self.figures if figure.target is not None), BASE)
 
 
 def throughput(place: Place, once: Callable[[], int]) -> Sample:
@@ -140,6 +152,72 @@ select abalance, 'note :number' as note, :other as other from pgbench_accounts \
 where aid = :aid and filler <> 'it''s :other' and bid < :number + 1000 limit 10
 """
 
+def listing(place: Place) -> Sample:
+    """The load four times: without, with, with, without somebody who looks at the pool all the time."""
+    load = Load(64, ("-S",))
+    pgbench.run_one(place, load, 1)  # what is learned of the statement is no part of any of them
+    listed, alone = [], []
+    took_s: list[float] = []
+    with client.connect(place.at, "pseudo") as console:
+        for is_listed in (False, True, True, False):
+            with ThreadPoolExecutor(1) as aside:
+                running = aside.submit(pgbench.measure, place, load)
+                while is_listed and not running.done():
+                    for text in LISTED:
+                        began = time.monotonic()
+                        client.query(console, text)
+                        if text == LISTED[0]:
+                            took_s.append(time.monotonic() - began)
+                    wait([running], timeout=1.0)
+                (listed if is_listed else alone).append(running.result())
+
+    def ratio(figure: str) -> float:
+        return sum(one[figure] for one in listed) / sum(one[figure] for one in alone)
+
+    return {
+        "fe list, slowest": max(took_s) * 1000,
+        "loss": 100 * (1 - ratio("tps")),
+        "more CPU": 100 * (ratio(CPU) - 1),
+    }
+
+
+SETTINGS = (
+    "-c search_path=public,pg_temp -c timezone=Asia/Tokyo -c datestyle=German -c work_mem=5MB "
+    "-c statement_timeout=60s -c application_name=bench"
+)
+OWN_SETTINGS = """\
+\\if :first
+set search_path = own:client_id, public;
+set timezone = 'Asia/Tokyo';
+set application_name = 'bench:client_id';
+\\set first 0
+\\endif
+\\set aid random(1, 100000)
+select abalance from pgbench_accounts where aid = :aid;
+"""
+
+
+def settings(place: Place) -> Sample:
+    """Clients with settings against clients without: all of them in turn, then half beside half, then each with others
+    than anybody else has, in turn again."""
+    none, alike = Load(64, ("-S",)), Load(64, ("-S",), settings=SETTINGS)
+    own, same = (Load(64, ("-D", f"first={first}"), OWN_SETTINGS) for first in (1, 0))
+    pgbench.run_one(place, none, 1)  # what is learned of the statement is no part of any of them
+    place = replace(place, seconds=place.seconds / 2)
+
+    def loss(without: Load, those: Load) -> float:
+        tps = [pgbench.measure(place, each)["tps"] for each in (without, those, those, without)]
+        return 100 * (1 - (tps[1] + tps[2]) / (tps[0] + tps[3]))
+
+    half = replace(none, clients=32)
+    beside = pgbench.measure_beside(place, replace(half, settings=SETTINGS), half, "without")
+    return {
+        "loss": loss(none, alike),
+        "loss beside others": 100 * (1 - beside["tps"] / beside["without"]),
+        "loss, all different": loss(same, own),
+    }
+
+
 HOT_UPDATE = """\
 \\set id random(1, 10)
 update hot set n = n + 1 where id = :id
@@ -175,6 +253,7 @@ def megabytes(least: float) -> tuple[Figure, ...]:
 
 
 CLIENTS = (1, 8, 64, 256)
+LISTED = ("fe list", "pool show", "top", "show stats")
 TIDY = ("truncate pgbench_history", "vacuum pgbench_branches, pgbench_tellers, pgbench_accounts")
 COOL = ("truncate hot", "insert into hot select id, 0 from generate_series(1, 10) as id", "vacuum analyze hot")
 
@@ -189,6 +268,11 @@ WORKLOADS = {
         select_only(8, "extended", None),
         select_only(64, "extended", 1.4),
         select_only(256, "extended", None),
+        Workload(
+            "tls-64", "pgbench -S with TLS, 64 clients",
+            "the same over TLS 1.3, with an RSA certificate; the server is connected to without",
+            of_tps(1.2), partial(pgbench.measure, load=Load(64, ("-S",), is_encrypted=True)), without=("direct",),
+        ),
         Workload(
             "mixed", "mixed load",
             "60 clients with pgbench -S (the figures are theirs) beside 4 that run `select pg_sleep(0.05)`",
@@ -208,6 +292,49 @@ WORKLOADS = {
                 other=Load(32, script=HOT_UPDATE), other_name="tps of the writers",
             ),
             before=COOL,
+        ),
+        Workload(
+            "counting", "pgbench -S, 64 clients, counting",
+            "look-ups by primary key, with and without what counts statements and times",
+            (
+                Figure("tps", target=Target(0.97, base=UNCOUNTED)),
+                Figure(CPU, "µs", Target(most_ratio=1.03, base=UNCOUNTED), less_is_better=True),
+            ),
+            partial(pgbench.measure, load=Load(64, ("-S",))), among=(SUBJECT, UNCOUNTED),
+        ),
+        Workload(
+            "listing", "pgbench -S, 64 clients, listing",
+            f"the same while the pseudo database is asked for {', '.join(f'`{each}`' for each in LISTED)} once a "
+            "second; loss and more CPU are against as much time without that, in the same run of the pooler",
+            (
+                Figure("fe list, slowest", "ms", Target(most=50), less_is_better=True, has_ratio=False),
+                Figure("loss", "%", Target(most=3), less_is_better=True, has_ratio=False),
+                Figure("more CPU", "%", Target(most=3), less_is_better=True, has_ratio=False),
+            ),
+            listing, among=(SUBJECT,),
+        ),
+        Workload(
+            "prepared-64", "pgbench -S -M prepared, 64 clients",
+            "look-ups by primary key, each client with a prepared statement, against a PgBouncer in transaction mode "
+            "that follows those",
+            (
+                Figure("tps", target=Target(1.6, base=PREPARING)),
+                Figure(CPU, "µs", less_is_better=True),
+            ),
+            partial(pgbench.measure, load=Load(64, ("-S", "-M", "prepared"))), "transaction",
+            among=(SUBJECT, PREPARING),
+        ),
+        Workload(
+            "settings-64", "pgbench -S, 64 clients, settings",
+            "look-ups by primary key by clients with six settings in their startup packets: all of them, then half of "
+            "them beside the other half without; and by clients that have each set three to values of its own. The "
+            "losses are against as many without",
+            (
+                Figure("loss", "%", Target(most=5), less_is_better=True, has_ratio=False),
+                Figure("loss beside others", "%", Target(most=5), less_is_better=True, has_ratio=False),
+                Figure("loss, all different", "%", less_is_better=True, has_ratio=False),
+            ),
+            settings, among=(SUBJECT,),
         ),
         Workload(
             "sleep", "pg_sleep(0.0005), 16 clients", "a statement that takes 0.5 ms and no CPU",
