@@ -82,26 +82,48 @@ class ServerFailed(AssertionError):
     """A server or the pooler did not start or stop as it should; the message has the end of its log."""
 
 
-_given_ports: set[int] = set()
+# Below the range that the kernel takes for outgoing connections (ip_local_port_range), none of which can take a port
+# of these while its server is down, or find itself at the other end of its own connection to it.
+_PORTS = range(17000, 32000)
+_BLOCK = 50
+_blocks: list[socket.socket] = []  # each listens on the first port of a block that is ours, for as long as we run
+_ports_left: list[int] = []
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on, never the same one twice.
+    """A TCP port of 127.0.0.1 that nobody listens on: never the same twice, and none that another process gets of this.
 
-    From below the range that the kernel takes for outgoing connections, so that none of those can take it meanwhile.
+    raises   TookTooLong when there is none
     """
-    for _ in range(1000):
-        port = random.randrange(17000, 32000)
-        if port in _given_ports:
-            continue
+    for _ in range(10 * len(_PORTS)):
+        if not _ports_left:
+            _take_block()
+        port = _ports_left.pop()
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        _given_ports.add(port)
         return port
-    raise TookTooLong("no free port was found among 1000 tried")
+    raise TookTooLong("no free port was found")
+
+
+def _take_block() -> None:
+    """Ports that no other process of the tests takes, be the servers that get them up or down."""
+    for _ in range(1000):
+        first = random.randrange(_PORTS.start, _PORTS.stop, _BLOCK)
+        guard = socket.socket()
+        try:
+            guard.bind(("127.0.0.1", first))
+            guard.listen(1)  # a port that is only bound can be bound again by who sets SO_REUSEADDR
+        except OSError:
+            guard.close()
+            continue
+        _blocks.append(guard)
+        _ports_left.extend(range(first + 1, first + _BLOCK))
+        random.shuffle(_ports_left)
+        return
+    raise TookTooLong("all blocks of ports are taken")
 
 
 @functools.cache

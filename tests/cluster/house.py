@@ -16,7 +16,7 @@ import psycopg2
 from tests.cluster.load import Load
 from tests.cluster.rawclient import Raw
 from tests.servers import Cluster, Pooler, Server
-from tests.workplace import wait_until, workplace
+from tests.workplace import free_port, wait_until, workplace
 
 HBA = ["local all all trust", "host all all 127.0.0.1/32 trust"]
 LOGIN = {"user": "app", "database": "app"}
@@ -178,8 +178,8 @@ class Cut:
 
     def __init__(self, port: int) -> None:
         self._target = ("127.0.0.1", port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self.is_cut = False
         self._is_over = False
         self._pairs: dict[socket.socket, socket.socket] = {}

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import psycopg2
@@ -12,7 +13,7 @@ import pytest
 
 from tests.pooler import PROJECT
 from tests.servers import Cluster, Server
-from tests.workplace import NotThere, bin_dir, wait_until
+from tests.workplace import NotThere, bin_dir, free_port, wait_until
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,17 @@ def test_a_port_that_somebody_took_meanwhile_is_exchanged_for_another():
         with server.start():
             assert server.port != taken
             assert server.query("select 1", host=server.unix_dir) == [(1,)]
+
+
+def test_no_two_processes_of_tests_are_given_the_same_port_nor_one_of_the_kernels():
+    """A fake server that was down for a while found its port taken by an outgoing connection when it came back."""
+    ours = {free_port() for _ in range(200)}
+    script = "from tests.workplace import free_port; print(*(free_port() for _ in range(200)))"
+    told = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True)
+    theirs = {int(word) for word in told.stdout.split()}
+    assert (len(ours), len(theirs), ours & theirs) == (200, 200, set())
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(ours | theirs) < lowest
 
 
 def test_what_is_not_installed_is_told_with_the_command_that_installs_it():

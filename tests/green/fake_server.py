@@ -21,6 +21,7 @@ from gevent.event import Event
 from gevent.server import StreamServer
 
 from tests.wire_samples import built, complaint, complete, description, i16, i32, parameter, ready, row
+from tests.workplace import free_port
 
 CANCEL_CODE = 80877102
 REPORTED = ("application_name",)  # of the settings, those that are told when they change
@@ -64,9 +65,10 @@ class FakeServer:
         self.refusal: bytes | None = None
         self.silent = False
         self.greeting: bytes | None = None
-        self._server = StreamServer(("127.0.0.1", 0), self._serve)
+        # Not a port that the kernel chooses: an outgoing connection could have it while this server is down.
+        self.address = ("127.0.0.1", free_port())
+        self._server = StreamServer(self.address, self._serve)
         self._server.start()
-        self.address = ("127.0.0.1", self._server.server_port)
 
     def _serve(self, sock: Any, _address: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

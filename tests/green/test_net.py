@@ -17,6 +17,7 @@ from gevent.event import Event
 from lib import connecting, listening, net
 from lib.errors import ProtocolViolation, ServerUnreachable
 from tests.wire_samples import query
+from tests.workplace import free_port
 
 SOON_S = 0.005  # within which a written outbox has left (design section 9, point 5)
 
@@ -370,9 +371,7 @@ def test_tcp_is_spoken_over_both_ips(echo_at, host):
 
 @pytest.mark.parametrize("everywhere", ["", "*"])
 def test_every_interface_is_ipv4_and_ipv6(echo_at, everywhere):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     echo_at((everywhere, port))
     assert is_answered(("127.0.0.1", port))
     assert is_answered(("::1", port))
