@@ -24,6 +24,7 @@ TABLE = "kept"
 LONG_S = 60.0  # a switch takes two seconds or three; on a busy machine more
 MATRIX = int(os.environ.get("HA_POSTGRES", "0"))  # make test-matrix has all tests run on one version after another
 VERSION = MATRIX or 16
+HELD = "does not answer, and nothing is sent to it meanwhile"  # said of the primary
 SYNC = {"synchronous_standby_names": "ANY 1 (*)"}
 
 
@@ -101,7 +102,8 @@ def open_house(
         cluster.primary.query("create role app login superuser")
         cluster.primary.query("create role keeper login superuser")
         cluster.primary.query("create database app")
-        cluster.primary.query(f"create table {TABLE} (name text primary key)", dbname="app")
+        columns = "name text primary key, written_at int default inet_server_port()"
+        cluster.primary.query(f"create table {TABLE} ({columns})", dbname="app")
         cluster.wait_caught_up()
         conf_of_pools = {"admin_cnn": {"user": "keeper", "database": "postgres"}, "enable_ha": True}
         yield House(cluster, {**conf_of_pools, "log_level": "debug"})
@@ -149,6 +151,18 @@ def kept(server: Server) -> set[str]:
     return {name for (name,) in server.query(f"select name from {TABLE}", dbname="app")}
 
 
+def check_left_behind(old: Server, new: Server, load: Load, begun: set[str]) -> None:
+    """What is on a primary that was replaced got there before that, and nothing of it was run on the new one again.
+
+    begun   ids that were begun when nothing was sent to it any more, or it was down
+    """
+    assert kept(old) <= begun, f"sent to a primary that was replaced: {kept(old) - begun}"
+    assert kept(old) <= load.acked | load.unknown, f"there but never told: {kept(old) - load.acked - load.unknown}"
+    by_new = f"select name from {TABLE} where written_at = {new.port}"
+    twice = kept(old) & {name for (name,) in new.query(by_new, dbname="app")}
+    assert not twice, f"run on both: {twice}"
+
+
 def in_thread(run: Callable[[], Any]) -> Callable[[], Any]:
     """Begin `run`; what is returned waits for it and says what it has returned."""
     found: list[Any] = []
@@ -180,7 +194,8 @@ class Cut:
         self._target = ("127.0.0.1", port)
         self.port = free_port()
         self._listener = socket.create_server(("127.0.0.1", self.port))
-        self.is_cut = False
+        self._is_cut = False
+        self._passing = threading.Lock()
         self._is_over = False
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._thread = threading.Thread(target=self._run)
@@ -195,16 +210,25 @@ class Cut:
         for each in (self._listener, *self._pairs):
             each.close()
 
+    @property
+    def is_cut(self) -> bool:
+        return self._is_cut
+
+    @is_cut.setter
+    def is_cut(self, value: bool) -> None:
+        with self._passing:  # what is being passed on comes to its end: nothing is when this is over
+            self._is_cut = value
+
     def _run(self) -> None:
         while not self._is_over:
-            if self.is_cut:
+            if self._is_cut:
                 select.select([], [], [], 0.02)
                 continue
             ready, _, _ = select.select([self._listener, *self._pairs], [], [], 0.02)
             for each in ready:
-                if self.is_cut:
-                    break
-                self._accept() if each is self._listener else self._pass_on(each)
+                with self._passing:
+                    if not self._is_cut:
+                        self._accept() if each is self._listener else self._pass_on(each)
 
     def _accept(self) -> None:
         here, _ = self._listener.accept()

@@ -14,11 +14,13 @@ import pytest
 
 from tests.cluster.house import (
     HBA,
+    HELD,
     LONG_S,
     SYNC,
     TABLE,
     Cut,
     House,
+    check_left_behind,
     frontend,
     in_thread,
     kept,
@@ -41,7 +43,7 @@ def is_new_primary_written(house: House, pooler: Pooler) -> bool:
 
 
 def is_doubted(house: House, pooler: Pooler) -> int:
-    return pooler.log.count("does not answer, and nothing is sent to it meanwhile")
+    return pooler.log.count(HELD)
 
 
 def is_announced(house: House, pooler: Pooler) -> int:
@@ -106,20 +108,22 @@ def test_an_old_primary_that_comes_back_in_the_middle_of_the_switch_gets_nothing
     with open_house(conf=SYNC) as house, house.pool() as pooler:
         with loaded(pooler) as load:
             house.first.kill9()
+            begun = set(load.begun)
             wait_for(is_target_written, house, pooler)
             house.first.launch()
             primary = house.wait_promoted()
             house.first.wait_ready()
-            before = set(load.acked)
             load.go_on(timeout_s=LONG_S)
             pooler.wait_said("is no standby, and gets no statement")
             load.go_on()
         load.check(kept(primary))
-        assert kept(house.first) <= before | load.unknown
+        check_left_behind(house.first, primary, load, begun)
         assert len(kept(primary) - kept(house.first)) > 0
 
 
 def test_a_primary_that_is_cut_off_from_everyone_is_replaced_and_gets_nothing_when_it_is_back():
+    """The books once were closed at the cut by what had been counted till then. An answer that was given just before
+    it, and read by its frontend just after, was missing in them."""
     with open_house() as house, Cut(house.first.port) as cut:
         for standby in house.standbys:
             to = standby.query("show primary_conninfo")[0][0].replace(f"port={house.first.port}", f"port={cut.port}")
@@ -131,7 +135,8 @@ def test_a_primary_that_is_cut_off_from_everyone_is_replaced_and_gets_nothing_wh
         with house.pool(master=("127.0.0.1", cut.port)) as pooler:
             with loaded(pooler) as load:
                 cut.is_cut = True
-                before = set(load.acked)
+                pooler.wait_said(HELD)
+                begun = set(load.begun)  # till then the pool has sent statements into the void
                 house.first.query(f"insert into {TABLE} values ('lonely')", dbname="app")
                 primary = house.wait_promoted()
                 load.go_on(timeout_s=LONG_S)
@@ -140,9 +145,10 @@ def test_a_primary_that_is_cut_off_from_everyone_is_replaced_and_gets_nothing_wh
                 pooler.wait_said(f"server 127.0.0.1:{cut.port} is no standby, and gets no statement")
                 load.go_on()
             # What was written in the moment of the cut and not received yet by a standby is lost: it is asynchronous.
-            assert load.acked - before <= kept(primary)
-            assert kept(house.first) <= before | load.unknown | {"lonely"}
-            assert "lonely" not in kept(primary)
+            assert load.acked - kept(primary) <= begun & kept(house.first)
+            assert kept(primary) <= load.acked | load.unknown
+            house.first.query(f"delete from {TABLE} where name = 'lonely'", dbname="app")
+            check_left_behind(house.first, primary, load, begun)
 
 
 def test_with_a_wrong_password_nobody_is_promoted_and_the_log_says_why():
