@@ -22,7 +22,7 @@ from gevent.lock import RLock
 
 from lib.admin import Address, Admin
 from lib.auth import hba, ident
-from lib.auth.access import ACCESS_SQL, Access, read
+from lib.auth.access import ACCESS_SQL, FINGERPRINT, Access, read
 from lib.auth.hba import Peer, Rule, Rules
 from lib.auth.hbatext import NeedsText
 from lib.errors import AdminQueryFailed, PoolError, RulesUnusable
@@ -37,7 +37,14 @@ MAX_ENTRIES = 10_000
 MAPS_VIEW = 150000  # pg_ident_file_mappings
 READ_ANYWHERE = 110000  # pg_read_file() takes every path of a superuser
 
-_RULES_SQL = """
+# What sessions begin with by ALTER ROLE and ALTER DATABASE ... SET, in a form that can be compared.
+_DEFAULTS = """(
+    select pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws('|', setdatabase, setrole, setconfig), '/'
+                                                order by setdatabase, setrole))
+      from pg_catalog.pg_db_role_setting
+)"""
+_DEFAULTS_SQL = f"select coalesce({_DEFAULTS}, '')"
+_RULES_SQL = f"""
 select pg_catalog.json_build_object(
     'version', pg_catalog.current_setting('server_version_num')::int,
     'hba_file', pg_catalog.current_setting('hba_file'),
@@ -49,6 +56,7 @@ select pg_catalog.json_build_object(
     'system', (select system_identifier::text from pg_catalog.pg_control_system()),
     'salt', (select rolpassword from pg_catalog.pg_authid where rolname = session_user),
     'loaded', pg_catalog.pg_conf_load_time()::text,
+    'defaults', coalesce({_DEFAULTS}, ''),
     'rows', (select coalesce(pg_catalog.json_agg(r), '[]'::json) from pg_catalog.pg_hba_file_rules() r)
 )::text
 """
@@ -64,10 +72,7 @@ _EDITED_SQL = """
 select coalesce(bool_or((pg_catalog.pg_stat_file(name, true)).modification > pg_catalog.pg_conf_load_time()), false)
   from pg_catalog.unnest(%s::text[]) name
 """
-_FINGERPRINTS_SQL = """
-select rolname, pg_catalog.md5(pg_catalog.concat_ws('|', oid, rolpassword, rolcanlogin, rolvaliduntil < now()))
-  from pg_catalog.pg_authid where rolname = any(%s)
-"""
+_FINGERPRINTS_SQL = f"select rolname, {FINGERPRINT} from pg_catalog.pg_authid where rolname = any(%s)"
 
 
 class Known(NamedTuple):
@@ -132,6 +137,8 @@ class Directory:
     access_ttl_s   how long what was found out about a role and a database holds
     refresh_s      how often the rules are read again even if the server did not reload
     sslmode        how workers connect to the primary
+    first_seen     role -> its fingerprint when it was first asked about, of those that no look at roles has seen yet
+    first_defaults as `defaults` would have told before anybody was let in; None until then
     """
 
     def __init__(
@@ -153,6 +160,8 @@ class Directory:
         self._failure: PoolError | None = None  # of the last look-up, which others need not repeat at once
         self._failed_at = 0.0
         self._asking: dict[tuple[str, str], AsyncResult] = {}
+        self.first_seen: OrderedDict[str, str] = OrderedDict()
+        self.first_defaults: str | None = None
 
     @property
     def is_known(self) -> bool:
@@ -209,6 +218,8 @@ class Directory:
 
     def _read(self, address: Address) -> Known:
         found = json.loads(self._ask(address, _RULES_SQL)[0][0])
+        if self.first_defaults is None:
+            self.first_defaults = found["defaults"]
         version, hba_file, ident_file = found["version"], found["hba_file"], found["ident_file"]
         rows = [{"file_name": hba_file, **row} for row in found["rows"]]
         texts: dict[str, str | None] = {}
@@ -337,6 +348,10 @@ class Directory:
         if self._failure is not None:
             log.info("the primary can be asked again who may log in")
             self._failure = None
+        if access.fingerprint is not None:
+            self.first_seen.setdefault(user, access.fingerprint)
+            while len(self.first_seen) > MAX_ENTRIES:
+                self.first_seen.popitem(last=False)
         return access
 
     def _keep(self, key: tuple[str, str], access: Access, at: float) -> None:
@@ -344,6 +359,18 @@ class Directory:
         self._access.move_to_end(key)
         while len(self._access) > MAX_ENTRIES:
             self._access.popitem(last=False)
+
+    def looked_at(self, users: Iterable[str]) -> None:
+        """What these roles are was seen meanwhile by somebody who keeps it."""
+        for user in users:
+            self.first_seen.pop(user, None)
+
+    def defaults(self) -> str:
+        """A text that changes when ALTER ROLE or ALTER DATABASE has changed what sessions begin with.
+
+        raises   ServerUnreachable, AdminQueryFailed
+        """
+        return str(self._ask(self._primary(), _DEFAULTS_SQL)[0][0])
 
     def fingerprints(self, users: Collection[str]) -> dict[str, str]:
         """A text per role that changes when its password, its right to log in or its identity does; dropped: absent.

@@ -202,7 +202,7 @@ class _Login:
             method, self.user, access.usable_secret, known.mock_nonce, known.password_encryption, self.stream.binding
         )
         credential = self._drive(dialogue)
-        self.secrets.remember(self.user, credential, access.secret)
+        self.secrets.remember(self.user, credential, access.secret, access.fingerprint)
 
     def _drive(self, dialogue: Dialogue) -> Credential:
         try:
@@ -287,7 +287,7 @@ class _Login:
 
     def _learn(self, relay: Relay, access: Access) -> None:
         belongs_to = access.secret if relay.method in access_rules.CHECKED_HERE else None
-        self.secrets.remember(self.user, relay.credential(), belongs_to)
+        self.secrets.remember(self.user, relay.credential(), belongs_to, access.fingerprint)
 
     def _relaying(self, relay: Relay) -> Answer:
         def answer(raw: bytes, binding: bytes | None = None) -> bytes | None:

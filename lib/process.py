@@ -27,6 +27,7 @@ from lib.backend.cluster import Cluster
 from lib.backend.groups import Login
 from lib.backend.lease import Lease
 from lib.backend.worker import Worker
+from lib.census import Census
 from lib.changes import Changes, as_admin, raise_file_limit
 from lib.config import Settings
 from lib.console.house import House
@@ -48,7 +49,6 @@ log = logging.getLogger("pgstmtpool")
 
 _SWEEP_S = 0.25  # how often limits are kept while nothing waits
 _CROWDED_SWEEP_S = 0.01  # and while something does
-_DEFAULTS_SQL = "select setdatabase, setrole, setconfig::text from pg_catalog.pg_db_role_setting order by 1, 2"
 _OBSERVED_S = 2.0  # how long a server may take to say how far it is
 _LAST_WORDS_S = 0.5  # for cancel requests and goodbyes when time is up
 _DDL_PAUSE_S = 0.1  # between two looks at what DDL has changed
@@ -75,6 +75,7 @@ class Process:
             self.admin, lambda: self.cluster.primary.address, refresh_s=settings.hba_interval,
             sslmode=settings.server_tls_sslmode,
         )
+        self.census = Census(self.cluster, self.directory, self.secrets)
         self._roles_changed = Event()  # perhaps: DDL was run
         self.cluster.on_ddl = self._ddl_was_run
         self.cluster.on_leave = self._leave
@@ -84,8 +85,6 @@ class Process:
         self.arrivals = Arrivals(settings, self.cluster, self.directory, self.secrets, self.identity)
         self.listeners = Listeners(settings, self.arrivals.handle)
         self.web = Web(settings, Observer(self.cluster, self.arrivals, self.ha))
-        self._fingerprints: dict[str, str | None] = {}
-        self._defaults: list[tuple] | None = None
         self._stop = Event()
         self._patience_s = 0.0
         self._waits_for_clients = False
@@ -143,7 +142,7 @@ class Process:
         sweep = gevent.spawn(self._sweep)
         keeper = Keeper(self.settings, self.arrivals)
         loops = [
-            self._look_at_primary, self._census, self._look_at_rights, self._look_for_ddl, self._end_the_idle,
+            self._look_at_primary, self._look_at_roles, self._look_at_rights, self._look_for_ddl, self._end_the_idle,
             self._sum_up, keeper.run, self.cluster.replay.watch, manager.say_alive, self.ha.run,
             partial(keep_averages, self.house),
         ]  # fmt: skip
@@ -227,29 +226,13 @@ class Process:
                 log.exception("not all limits could be kept")
                 gevent.sleep(_SWEEP_S)
 
-    def _census(self) -> None:
-        """A changed or dropped role loses its workers, and what the pool knew to log in with; and all workers are
-        replaced when the defaults have changed that they were given at login."""
+    def _look_at_roles(self) -> None:
         while True:
             self._pause(lambda: self.settings.hba_interval)
-            users = {user for pool in self.cluster.pools for user, _ in pool.users_and_databases()}
             try:
-                found = self.directory.fingerprints(users)
-                defaults = self.admin.query(self.cluster.primary.address, None, _DEFAULTS_SQL)
+                self.census.look()
             except PoolError as error:
                 log.debug("roles could not be looked at: %s", error)
-                continue
-            for user in users:
-                # One that came and was dropped between two looks has never been seen, and is gone all the same.
-                if found.get(user) != self._fingerprints.get(user, found.get(user, "")):
-                    log.info("a role was changed or dropped: its workers are retired")
-                    self.secrets.forget(user)
-                    self.cluster.retire_workers(user)
-            self._fingerprints = {user: found.get(user) for user in users}
-            if self._defaults is not None and defaults != self._defaults:
-                log.info("ALTER ROLE or ALTER DATABASE has changed settings: all workers are replaced")
-                self.cluster.retire_workers()
-            self._defaults = defaults
 
     def _ddl_was_run(self) -> None:
         self.directory.outdate()

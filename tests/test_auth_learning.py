@@ -145,6 +145,28 @@ def test_a_login_without_proof_leaves_what_is_kept():
     assert secrets.of("bob", "shop") is None
 
 
+def test_what_a_role_has_proved_is_dropped_with_the_role_and_not_with_the_one_before_it():
+    """A role was dropped and made anew, and proved its password at its next login; when the roles were looked at after
+    that, the change was held against what it had proved since, and it could have no further worker."""
+    secrets = Secrets()
+    secrets.remember("bob", PASSWORD, None, "first")
+    secrets.keep("bob", "first")
+    assert secrets.of("bob", "shop") is PASSWORD
+    secrets.remember("bob", Credential.of_password("new"), None, "second")
+    secrets.keep("bob", "second")
+    assert secrets.of("bob", "shop").password == b"new"
+    secrets.keep("bob", None)
+    assert secrets.of("bob", "shop") is None
+
+
+def test_clear_text_that_is_not_given_up_for_less_is_known_to_be_that_of_the_role_as_it_is_now():
+    secrets = Secrets()
+    secrets.remember("bob", PASSWORD, SCRAM_SECRET, "first")
+    secrets.remember("bob", Credential.of_md5(MD5_SECRET), SCRAM_SECRET, "second")
+    secrets.keep("bob", "second")
+    assert secrets.of("bob", "shop") is PASSWORD
+
+
 def test_conn_params_win_where_an_entry_matches():
     entries = [
         {"user": "bob", "database": "shop", "password": "p1"}, {"user": "bob", "password": "p2"},

@@ -37,8 +37,8 @@ LAYERS = {
         backend.replay backend.cluster ha.statefile ha.probe ha.survey ha.acts
     """,
     "frontend": """
-        logs manager reload listeners keeper counting presence login preparing answering streaming frontend sessions
-        door arrival ha.watch ha.switchover ha.target ha.tending ha.rejoin ha.peers ha.executor
+        logs manager reload listeners keeper census counting presence login preparing answering streaming frontend
+        sessions door arrival ha.watch ha.switchover ha.target ha.tending ha.rejoin ha.peers ha.executor
         monitor monitor.counters monitor.status monitor.exporter monitor.web
         console.house console.listings console.operations console.pgbouncer console.pseudodb console.switching
     """,

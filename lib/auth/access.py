@@ -29,10 +29,15 @@ SPEAKS_OF_ENCRYPTION = 140000  # "no encryption" was "SSL off" before
 CHECKED_HERE = ("password", "md5", "scram-sha-256")
 CHECKED_BY_SERVER = ("ldap", "pam", "radius", "gss", "bsd", "oauth")
 
+# Of pg_authid: another text when the role's password, its right to log in or its identity is another.
+FINGERPRINT = (
+    "pg_catalog.md5(pg_catalog.concat_ws('|', oid, rolpassword, rolcanlogin, rolvaliduntil < pg_catalog.now()))"
+)
+
 # One row with one text column of JSON. Parameters: user, database. `loaded` tells when the server read its own files.
-ACCESS_SQL = """
+ACCESS_SQL = f"""
 with recursive me as (
-    select oid, rolname, rolpassword, rolcanlogin, rolsuper, rolconnlimit,
+    select oid, rolname, rolpassword, rolcanlogin, rolsuper, rolconnlimit, {FINGERPRINT} as fingerprint,
            coalesce(rolvaliduntil < pg_catalog.clock_timestamp(), false) as expired
       from pg_catalog.pg_authid where rolname = %s::pg_catalog.name
 ), member (oid) as (
@@ -43,6 +48,7 @@ with recursive me as (
 select pg_catalog.json_build_object(
     'role_exists', me.oid is not null,
     'secret', me.rolpassword,
+    'fingerprint', me.fingerprint,
     'expired', coalesce(me.expired, false),
     'can_login', coalesce(me.rolcanlogin, false),
     'superuser', coalesce(me.rolsuper, false),
@@ -66,6 +72,7 @@ class Access:
     """What the server knows about a role and a database.
 
     secret           rolpassword, None when there is none (or no role)
+    fingerprint      see FINGERPRINT; None when there is no role
     expired          VALID UNTIL is past
     roles            every role that it is a member of, directly or not, itself included
     role_limit       rolconnlimit, -1 for none
@@ -74,6 +81,7 @@ class Access:
     """
 
     secret: str | None = field(default=None, repr=False)
+    fingerprint: str | None = field(default=None, repr=False)
     expired: bool = False
     role_exists: bool = False
     can_login: bool = False

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lib.auth import scram
 from lib.wire.messages import encode
@@ -60,6 +61,21 @@ def digest(secret: str | None) -> bytes:
     return hashlib.sha256(encode(secret or "")).digest()
 
 
+class _Learned(NamedTuple):
+    """What a role has proved.
+
+    belongs_to    digest of the rolpassword that it was checked against; None: of none
+    fingerprint   of the role, as it was then
+    """
+
+    credential: Credential
+    belongs_to: bytes | None
+    fingerprint: str | None
+
+    def __repr__(self) -> str:
+        return f"<Learned {self.credential!r}>"
+
+
 class Secrets:
     """What is known of each role, from its own last login, and from conn_params, which wins where an entry matches.
 
@@ -68,7 +84,7 @@ class Secrets:
 
     def __init__(self, conn_params: Iterable[Mapping[str, str]] = ()) -> None:
         self.configure(conn_params)
-        self._learned: dict[str, tuple[Credential, bytes | None]] = {}
+        self._learned: dict[str, _Learned] = {}
 
     def __repr__(self) -> str:
         return f"<Secrets of {len(self._learned)} roles, {len(self._configured)} configured>"
@@ -77,16 +93,26 @@ class Secrets:
         """These are the conn_params from now on."""
         self._configured = [dict(entry) for entry in conn_params if entry.get("password")]
 
-    def remember(self, user: str, credential: Credential | None, secret: str | None) -> None:
-        """After a login: what the frontend proved, and the rolpassword it was checked against (None: not by one)."""
+    def remember(
+        self, user: str, credential: Credential | None, secret: str | None, fingerprint: str | None = None
+    ) -> None:
+        """After a login: what the frontend proved, the rolpassword it was checked against (None: not by one), and the
+        role's fingerprint before that (`Access.fingerprint`)."""
         if credential is None:
             return
         known = self._learned.get(user)
         belongs_to = digest(secret) if secret is not None else None
         # Clear text answers every question, so for the same secret it is not given up for less.
-        if known and known[1] == belongs_to and known[0].kind == "password" != credential.kind:
-            return
-        self._learned[user] = (credential, belongs_to)
+        if known and known.belongs_to == belongs_to and known.credential.kind == "password" != credential.kind:
+            credential = known.credential
+        self._learned[user] = _Learned(credential, belongs_to, fingerprint)
+
+    def keep(self, user: str, fingerprint: str | None) -> None:
+        """The role is this one now (None: it is gone): what one proved that was another is dropped, and what was proved
+        since is not."""
+        known = self._learned.get(user)
+        if known is not None and known.fingerprint != fingerprint:
+            self.forget(user)
 
     def forget(self, user: str) -> None:
         self._learned.pop(user, None)
@@ -102,7 +128,7 @@ class Secrets:
         known = self._learned.get(user)
         if known is None:
             return None
-        credential, belongs_to = known
+        credential, belongs_to = known.credential, known.belongs_to
         if secret is not None and (belongs_to not in (None, digest(secret)) or not credential.still_fits(secret)):
             self.forget(user)
             return None

@@ -6,6 +6,7 @@ waits. Only `fe kill`, KILL and a shutdown end frontends, which is what they are
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -245,6 +246,8 @@ def _start(
     packet, wanted = tuning.split(parameters.items())
     is_session = modes.mode_of(house.settings, user, database).pool_mode == modes.SESSION
     login = cluster.login(user, database, tuple(sorted(parameters.items())) if is_session else packet)
+    with contextlib.suppress(PoolError):  # so that what changes after its login is seen; the server says what is wrong
+        house.arrivals.directory.rules(house.arrivals.directory.access(user, database).loaded)
     credential = Credential.of_password(password) if password is not None else None
     answer = responder(user, credential) if credential is not None else cluster.answer_for(login)
     if is_session:

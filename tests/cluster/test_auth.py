@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ import pytest
 from lib.auth import scram
 from lib.auth.access import Counts
 from lib.auth.hba import Peer
+from lib.census import Census
 from lib.errors import LoginTimeout, PoolError, ServerUnreachable
 from tests.cluster.auth_roles import ADMIN, ASKED, ROLES, create_roles, hba_lines
 from tests.cluster.minipool import MiniPool, in_thread
@@ -114,6 +116,30 @@ def test_a_login_that_the_pool_conducts_teaches_what_starts_a_worker(server, use
         pool.peer = Peer.at("10.1.2.3")
         assert log_in(pool.port, user, ROLES[user][1]) is None
         assert pool.started == 1
+
+
+def test_a_role_that_is_dropped_and_made_anew_keeps_what_it_has_proved_since(server):
+    """The next look at the roles saw that it is another one, and what had been learned from a login of that other one
+    was forgotten: the server would be told nothing when a further worker was wanted."""
+    make = "drop role if exists nobody; create role nobody login password "
+    server.query(make + "'one'")
+    with MiniPool(server, ADMIN) as pool:
+        retired: list[str | None] = []
+        users = SimpleNamespace(users_and_databases=lambda: {("nobody", "postgres")})
+        cluster: Any = SimpleNamespace(pools=[users], retire_workers=retired.append)
+        census = Census(cluster, pool.directory, pool.secrets)
+        assert log_in(pool.port, "nobody", "one") is None
+        census.look()
+        server.query(make + "'two'")
+        assert log_in(pool.port, "nobody", "two") is None
+        census.look()
+        assert retired == ["nobody"]
+        assert pool.secrets.of("nobody", "postgres") is not None
+        server.query(make + "'two'")
+        census.look()
+        assert retired == ["nobody"] * 2
+        assert pool.secrets.of("nobody", "postgres") is None
+    server.query("drop role nobody")
 
 
 @pytest.mark.parametrize("user", [*ASKED, "a_trust"])
@@ -329,7 +355,7 @@ def test_what_is_known_is_used_while_the_primary_is_down(restored):
         assert isinstance(pool.admissions[-1].no_worker, ServerUnreachable) and pool.started == 0
 
 
-def test_a_login_waits_for_a_primary_that_comes_back(restored):
+def test_a_login_waits_for_a_primary_that_nobody(restored):
     restored.stop("immediate")
     with MiniPool(restored, ADMIN, wants_worker=True) as pool:
         waiting = gevent.spawn(log_in, pool.port, "a_scram", ROLES["a_scram"][1])

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import socket
 import time
-from typing import Any
 
 import pytest
 
@@ -248,40 +247,63 @@ def test_a_worker_whose_backend_is_terminated_is_replaced(server, user):
 # --- roles and databases that change --------------------------------------------------------------------------------
 
 
-def wait_for_census(server, user) -> None:
-    """Until the pooler has looked at the roles since the worker was started: a change is a change from that.
-
-    Its last question is seen here, and whom it asks about was gathered before: so the look that is meant is the second
-    whose last question came after the worker.
-    """
+def wait_for_look(server) -> None:
+    """Until the pooler has looked at the roles, all of it after this was called."""
     looked = """
-        select max(census.query_start) from pg_stat_activity census, pg_stat_activity worker
-         where worker.usename = %s and census.query like '%%pg_db_role_setting%%'
-           and census.pid <> pg_backend_pid() and census.query_start > worker.backend_start
+        select count(*) from pg_stat_activity
+         where query like 'select coalesce(%%pg_db_role_setting%%' and query_start > %s
     """
-
-    def last() -> Any:
-        return server.query(looked, [user])[0][0]
-
-    first = wait_until(last, what="the roles to be looked at")
-    wait_until(lambda: (last() or first) > first, what="the roles to be looked at again")
+    for _ in range(2):  # whom it asks about was gathered before
+        began = server.query("select clock_timestamp()")
+        wait_until(lambda moment=began[0]: server.query(looked, moment)[0][0], what="the roles to be looked at")
 
 
 @pytest.mark.parametrize("change", ["password 'new'", "set work_mem to '7MB'", "valid until '2001-01-01'"])
 def test_workers_of_a_role_that_was_changed_are_replaced(server, user, change):
     with pooled(server) as pooler, frontends(pooler, user, 1) as (session,):
         before = session.value("select pg_backend_pid()")
-        wait_for_census(server, user)
+        wait_for_look(server)
         server.query(f"alter role {user} {change}")
         wait_until(lambda: session.value("select pg_backend_pid()") != before, what="another backend")
         if "work_mem" in change:
             assert session.value("show work_mem") == "7MB"
 
 
+@pytest.mark.parametrize("change", ["password 'new'", "set work_mem to '7MB'", "in database app set work_mem to '7MB'"])
+def test_a_change_that_comes_before_the_first_look_at_roles_is_seen_all_the_same(server, user, change):
+    """The first look that met a role, or the defaults, took what it found for what the workers had been given: what was
+    changed between a worker's login and that look never reached it. At the usual interval that is a minute."""
+    with pooled(server, hba_interval=3) as pooler, frontends(pooler, user, 1) as (session,):
+        before = session.value("select pg_backend_pid()")
+        server.query(f"alter role {user} {change}")
+        wait_until(lambda: session.value("select pg_backend_pid()") != before, what="another backend")
+        if "work_mem" in change:
+            assert session.value("show work_mem") == "7MB"
+
+
+def test_a_role_that_comes_between_two_looks_and_is_changed_before_the_next_is_seen(server, user):
+    """As above, for one that comes when others have been looked at."""
+    server.query(f"create role other_{user} login")
+    with pooled(server, hba_interval=2) as pooler, frontends(pooler, user, 1) as (first,):
+        first.value("select 1")
+        wait_for_look(server)
+        with Wire(pooler, user=f"other_{user}", database="app") as session:
+            before = session.value("select pg_backend_pid()")
+            server.query(f"alter role other_{user} password 'new'")
+            wait_until(lambda: session.value("select pg_backend_pid()") != before, what="another backend")
+
+
+def test_workers_stay_where_nothing_has_changed(server, user):
+    with pooled(server, hba_interval=0.1) as pooler, frontends(pooler, user, 1) as (session,):
+        before = session.value("select pg_backend_pid()")
+        wait_for_look(server)
+        assert session.value("select pg_backend_pid()") == before
+        assert "a role was changed" not in pooler.log and "workers are replaced" not in pooler.log
+
+
 def test_a_role_that_was_dropped_loses_its_workers_and_is_told_so(server, user):
     with pooled(server) as pooler, frontends(pooler, user, 1) as (session,):
         session.rows("select 1")
-        wait_for_census(server, user)
         server.query(f"drop role {user}")
         gone = "select count(*) from pg_stat_activity where datname = 'app' and usename is null and state is not null"
         wait_until(lambda: server.query(gone) == [(0,)], what="its backends to go")
