@@ -22,7 +22,7 @@ from lib.errors import LoginTimeout, PoolError, ServerUnreachable
 from tests.cluster.auth_roles import ADMIN, ASKED, ROLES, create_roles, hba_lines
 from tests.cluster.minipool import MiniPool, in_thread
 from tests.servers import Server
-from tests.workplace import run
+from tests.workplace import PATIENCE_S, run
 
 VERSIONS = [pytest.param(15, marks=pytest.mark.needs_debian), 16, 18]
 
@@ -309,7 +309,8 @@ def test_a_frontend_that_says_nothing_is_told_when_its_time_is_over(own_server):
 def test_what_a_frontend_does_wrong_while_the_server_asks_it_is_not_held_against_the_server(own_server, answer):
     """Who starts the worker counts PoolErrors, and a broken connection, as failures of the server."""
     seen: list[Exception] = []
-    with MiniPool(own_server, ADMIN, wants_worker=True, auth_timeout_s=0.5) as pool:
+    time_s = 0.5 if answer == "says nothing" else PATIENCE_S
+    with MiniPool(own_server, ADMIN, wants_worker=True, auth_timeout_s=time_s) as pool:
         start_worker = pool.start_worker
 
         def watched(request: Any, relaying: Any) -> str:
@@ -333,7 +334,7 @@ def test_what_a_frontend_does_wrong_while_the_server_asks_it_is_not_held_against
             return said
 
         said = in_thread(misbehave)
-        with gevent.Timeout(5):
+        with gevent.Timeout(PATIENCE_S):
             while not seen:
                 gevent.sleep(0.01)
         expected = {"hangs up": b"SCRAM", "says nothing": b"due to timeout", "speaks nonsense": b"got message type 81"}
@@ -362,7 +363,7 @@ def test_a_login_waits_for_a_primary_that_nobody(restored):
         gevent.sleep(0.3)
         assert not waiting.ready()
         in_thread(restored.start)
-        assert waiting.get(timeout=20) is None and pool.started == 1
+        assert waiting.get(timeout=PATIENCE_S) is None and pool.started == 1
 
 
 def test_a_login_gives_up_when_its_time_is_over(restored):

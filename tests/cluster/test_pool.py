@@ -127,11 +127,15 @@ def test_an_idle_worker_stays_as_long_as_the_formula_asks_for_it(server, user):
 
 def test_slow_statements_make_it_grow_up_to_max_workers_and_idleness_shrinks_it(server, user):
     conf = {"max_workers": 4, "grow_after": 0.02, "idle_timeout": 0.1}
-    with pooled(server, **conf) as pooler, frontends(pooler, user, 7) as sessions:
+    with contextlib.ExitStack() as stack:
+        pooler = stack.enter_context(pooled(server, **conf))
+        sessions = stack.enter_context(frontends(pooler, user, 7))
         wait_for_workers(server, user, 1)
         most = 0
+        blocker = stack.enter_context(contextlib.closing(server.connect(dbname="app")))
+        blocker.cursor().execute("select pg_advisory_lock(1)")
         for session in sessions:
-            session.send(query("select pg_sleep(0.4)"))
+            session.send(query("select pg_advisory_xact_lock_shared(1)"))
 
         def four_are_busy():
             nonlocal most
@@ -139,6 +143,7 @@ def test_slow_statements_make_it_grow_up_to_max_workers_and_idleness_shrinks_it(
             return most == 4
 
         wait_until(four_are_busy, what="four workers")
+        blocker.close()
         for session in sessions:
             most = max(most, workers(server, user))
             assert session.until_ready()[-1] == ("Z", b"I")
@@ -186,14 +191,14 @@ def test_workers_that_are_held_for_a_session_do_not_count(server, user):
 
 
 def test_transactions_that_hold_all_workers_keep_others_waiting_and_not_for_ever(server, user):
-    conf = {"worker_min_cnt": [2] * 4, "max_workers": 2, "query_wait_timeout": 1}
+    conf = {"worker_min_cnt": [2] * 4, "max_workers": 2, "query_wait_timeout": 2}
     with pooled(server, **conf) as pooler, frontends(pooler, user, 4) as sessions:
         wait_for_workers(server, user, 2)
         for session in sessions[:2]:
             session.rows("begin")
         started = time.monotonic()
         error = sessions[2].error("select 1")
-        assert 1 <= time.monotonic() - started < 20
+        assert 2 <= time.monotonic() - started < 20
         assert (error["S"], error["C"]) == ("ERROR", "53300")
         assert "max_workers" in error["H"]
         sessions[2].send(once("select 2"))

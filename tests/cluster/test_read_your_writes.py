@@ -234,7 +234,7 @@ def test_a_read_that_has_waited_in_vain_is_answered_by_the_primary_and_the_next_
 
 def test_no_read_waits_longer_than_query_wait_timeout(farm):
     with (
-        pooled(farm, read_your_writes_timeout=LONG, query_wait_timeout=0.5) as pooler,
+        pooled(farm, read_your_writes_timeout=LONG, query_wait_timeout=2) as pooler,
         Wire(pooler, **LOGIN) as session,
         paused(*farm.standbys),
     ):

@@ -345,7 +345,7 @@ def test_sessions_beyond_max_workers_wait_for_their_turn(cluster, narrow):
 
 
 def test_a_session_that_has_waited_for_too_long_is_told_so(cluster):
-    conf = {"pool_modes": [{"user": TRUST, "pool_mode": "session", "max_workers": 1}], "query_wait_timeout": 0.2}
+    conf = {"pool_modes": [{"user": TRUST, "pool_mode": "session", "max_workers": 1}], "query_wait_timeout": 2}
     with own_pooler(cluster, **conf) as pooler, connect(pooler) as one:
         other = connect(pooler)
         assert other.greeting.code == "53300"

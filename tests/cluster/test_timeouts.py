@@ -54,21 +54,23 @@ def test_a_statement_that_runs_for_too_long_is_canceled_and_its_client_is_told_w
     answer = client.query("select pg_sleep(20), 'too long'")
     assert (answer.code, answer.status) == ("57014", "I")
     assert notices(answer) == ["this statement is canceled: it has run for longer than query_timeout"]
+    limit(query_timeout=0)
     assert client.value("select 1") == "1"
     sql = "select count(*) from pg_stat_activity where state = 'active' and query like '%%too long%%' and pid <> %s"
     wait_until(lambda: cluster.primary.query(sql, [0])[0][0] <= 1)
 
 
 def test_many_short_statements_are_not_taken_for_a_long_one(limit, client):
-    limit(query_timeout=0.5)
-    client.send(*(simple("select pg_sleep(0.05)") for _ in range(16)))
+    limit(query_timeout=1.5)
+    client.send(*(simple("select pg_sleep(0.1)") for _ in range(16)))
     assert [client.answer().status for _ in range(16)] == ["I"] * 16
 
 
 def test_a_statement_in_a_transaction_that_is_canceled_fails_the_transaction(limit, client):
-    limit(query_timeout=0.3)
     client.query("begin")
+    limit(query_timeout=0.3)
     assert client.query("select pg_sleep(20)").status == "E"
+    limit(query_timeout=0)
     assert client.query("rollback").status == "I"
 
 

@@ -40,6 +40,10 @@ def all_slow(pool: SmallPool, count: int) -> list[Client]:
     return clients
 
 
+def nobody_logs_in(pool: SmallPool) -> bool:
+    return not any(roster.starting for roster in pool.rosters)
+
+
 def let_all_go_on(pool: SmallPool, clients: list[Client]) -> None:
     def step() -> bool:
         for server in pool.servers:
@@ -87,13 +91,16 @@ def test_a_server_that_has_no_place_for_one_more_is_shared(start, monkeypatch):
     monkeypatch.setattr(staff, "_REFUSED_PAUSE_S", 3600)
     pool = start(worker_per_fe_cnt=1000, max_workers=10, grow_after=0.01)
     pool.connect().query(READ)
+    wait_until(lambda: nobody_logs_in(pool), "those that began while the first one took its time")
+    there, before = len(pool.server.backends), pool.logins
     pool.server.refusal = FULL
-    clients = all_slow(pool, 4)
-    wait_until(lambda: pool.logins > 1, "the attempt to grow")
+    clients = all_slow(pool, there + 3)
+    wait_until(lambda: pool.logins > before and nobody_logs_in(pool), "the attempt to grow to fail")
+    attempts = pool.logins
     gevent.sleep(0.05)
     let_all_go_on(pool, clients)
-    assert pool.logins == 2
-    assert len(pool.server.backends) == 1
+    assert pool.logins == attempts
+    assert len(pool.server.backends) == there
 
 
 def test_a_worker_beyond_the_formula_goes_when_it_was_idle_for_long(start):

@@ -119,10 +119,12 @@ def test_an_outbox_that_is_filled_on_an_idle_loop_leaves_at_once(pair, called):
         stream.write(b"now")
 
     best_s = 1.0
-    for _ in range(5):  # the machine may be busy with other things once, but not each time
+    for _ in range(50):  # the machine may be busy with other things now and then, but not each time
         called(write)
         assert peer.recv(10) == b"now"
         best_s = min(best_s, time.perf_counter() - filled_at.pop())
+        if best_s < SOON_S:
+            break
     assert best_s < SOON_S
 
 

@@ -132,7 +132,7 @@ def test_what_was_pipelined_in_front_of_a_goodbye_runs(start):
     gevent.sleep(0.02)
     backend.go_on()
     wait_until(lambda: pool.server.statements == [READ, "insert 1", "insert 2"], "both statements")
-    client.thread.join(1)
+    client.thread.join(30)
     assert client.thread.dead
 
 

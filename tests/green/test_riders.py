@@ -19,6 +19,7 @@ from lib.turns import Turns
 from tests.green.fake_server import FakeBackend, echo
 from tests.green.small_pool import Client, SmallPool, wait_until
 from tests.wire_samples import query
+from tests.workplace import PATIENCE_S
 
 HEAD = "select 'the head'"
 WRITE = "insert into t values (1)"
@@ -103,7 +104,7 @@ def test_workers_that_are_held_for_sessions_do_not_make_the_others_be_kept_for_r
     were_quick(pool, HEAD)
     reader.query(HEAD)
     writer.send(query(WRITE))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while writer.frontend.unit is not None or not pool.server.statements.count(WRITE):
         reader.query(HEAD)
         assert time.monotonic() < deadline, "the write waits for as long as somebody reads"
@@ -272,9 +273,11 @@ def test_what_callbacks_do_is_not_taken_for_waiting():
     gevent.sleep(0)
     turns.start()
     try:
-        for count in range(1, 6):
+        for count in range(1, 51):  # the machine may be busy with other things now and then, but not each time
             gevent.get_hub().loop.run_callback(busy)
             wait_until(lambda count=count: len(waited_s) == count)
+            if count >= 5 and min(waited_s[1:]) < 0.002:
+                break
         theirs.close()
         thread.join()
     finally:
