@@ -154,7 +154,7 @@ all = {
     # 'pool_modes': [],
 
     # A transaction holds a worker until it ends; LISTEN, temporary tables and the like hold one until the frontend
-    # disconnects. 'reject' refuses them, but not statements that a driver prepares by name, which hold one as well.
+    # disconnects, or until nothing of them is left. 'reject' refuses them.
     # 'transactions': 'allow',
     # 'session_features': 'allow',
 
