@@ -126,11 +126,21 @@ class Answering(ABC):
         """An ErrorResponse, then ReadyForQuery: at once, or when the Sync of an open unit has come."""
         login = self.group.login
         self.cluster.tallies[Key(0, login.database, login.user)].errors[messages.error_fields(raw).get("C", "")] += 1
+        self._end_unit(unit, raw, raw, status)
+
+    def _end_unit(self, unit: Unit, first: bytes, raw: bytes, status: bytes) -> None:
+        """Nothing more comes of `unit`. What it owes is answered with `first`, and with `raw` where it owes more."""
         self.status = status
         unit.failed = True
         self.prepared.note(unit)
         waits_for_sync = unit.open and unit.kind == EXTENDED
-        self.stream.write(raw if waits_for_sync else raw + messages.READY[status])
+        ready = messages.READY[status]
+        # Those inside an unsynced unit have each their own, and nobody sends a Sync before it has come.
+        queries = unit.script.queries if unit.script is not None and unit.kind == EXTENDED else 0
+        answers = [first, *[ready + raw] * (queries - 1), ready if queries or not waits_for_sync else b""]
+        if queries and not waits_for_sync:
+            answers.append(ready)
+        self.stream.write(b"".join(answers))
         self.streaming.end(unit, to_sync=waits_for_sync)
         self._finish()
 
@@ -242,7 +252,8 @@ class Answering(ABC):
         now = time.monotonic()
         sqlstate = goodbye.get("C")
         has_not_run = sqlstate in _IDLE_ONLY and unit.script is None
-        if not in_transaction and (has_not_run or unit.may_rerun(worker, now, sqlstate)):
+        is_refused = unit.is_refused
+        if not in_transaction and not is_refused and (has_not_run or unit.may_rerun(worker, now, sqlstate)):
             unit.lost_at = unit.lost_at or now
             unit.queued_at = 0.0
             worker.roster.requeue(unit)
@@ -259,9 +270,15 @@ class Answering(ABC):
                 detail="It is not known whether the statement took effect." + (f" {said}" if said else ""),
                 hint="Look whether it did before you repeat it.",
             )
-        failed = in_transaction and not unit.verdict.ends
+        # Whether a COMMIT that has failed has ended it is not known: what comes next must not run outside of it.
+        is_over = unit.verdict.ends and not is_refused
+        failed = (in_transaction and not is_over) or (is_refused and unit.verdict.transaction)
         self._virtual = Virtual.FAILED if failed else Virtual.NONE
-        self.fail(unit, messages.error_response(error), b"E" if failed else b"I")
+        raw, status = messages.error_response(error), b"E" if failed else b"I"
+        if is_refused:
+            self._end_unit(unit, b"", raw, status)  # it was told already what has become of it
+        else:
+            self.fail(unit, raw, status)
 
     # --- what it should know -----------------------------------------------------------------------------------------
 

@@ -198,7 +198,7 @@ class Relay(ABC):
                 script = unit.script  # a COPY has just begun
             position = following
         kept.append(data[begin:end])
-        if self._goodbye is None or not isinstance(unit, Unit) or unit.answered:
+        if self._goodbye is None or not isinstance(unit, Unit) or unit.answered or unit.failed:
             self._pass_on(unit, b"".join(kept))
         # Otherwise the frontend has seen nothing of an answer that ends in FATAL, and the unit may run elsewhere.
 

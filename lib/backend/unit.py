@@ -132,6 +132,11 @@ class Unit:
         """Whether its answer is looked at message by message."""
         return self.script is not None or self.swallow > 0 or self.withholds or self.watch is not None
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether its frontend was told that it has failed, and only not yet that the server is ready."""
+        return self.failed and self.answered and (self.script is None or self.script.refused)
+
     def may_rerun(self, worker: Worker, now: float, sqlstate: str | None) -> bool:
         """Whether running it again cannot be told from running it once (design: at most once, and honest).
 

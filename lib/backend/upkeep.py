@@ -182,7 +182,7 @@ class Upkeep(Riders):
             refuse = partial(self._refuse_here, unit, told + unit.named(refusal))
             if exchange.error is None and self.holder is not None and self.holder.status == b"T":
                 # The server would have failed it, and does: so savepoints go on working.
-                self.in_flight.append(Exchange("fail", refuse))
+                self.in_flight.append(Inquiry(unit, refuse))
                 self.stream.write(messages.query(tuning.FAIL))
             else:
                 refuse()
@@ -356,7 +356,7 @@ class Tuning(Exchange):
 
 
 class Inquiry(Tuning):
-    """What a statement is here, asked before a unit that uses it.
+    """What a statement is here, asked before a unit that uses it; or that its transaction fails, as it is not the same.
 
     When that fails in a transaction, its frontend is told of the parameters that this takes back.
     """

@@ -433,8 +433,8 @@ class Worker(Settling):
         riders = [unit for unit in self.in_flight if isinstance(unit, Unit)]
         self.in_flight.clear()
         self._move_from_wreck(riders, has_said_goodbye=bool(goodbye))
-        if isinstance(head, Tuning) and head.error is None:
-            unsent = head.unit
+        if isinstance(head, Tuning):
+            unsent = head.unit  # whatever that has said: it is not over, so nobody was told
         if isinstance(head, Unit):
             head.frontend.backend_lost(self, head, goodbye, mid_message=self.mid_message)
         elif holder is not None:

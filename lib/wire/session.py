@@ -35,7 +35,8 @@ _HIDING = {ord(answer): ord(tag) + _HIDDEN for answer, tag in ("1P", "3C", "tD",
 _ANSWERED = frozenset(b"PBCDEQFS")  # Flush and the COPY messages owe nothing
 _COPY_BEGINS = frozenset(b"GW")  # CopyInResponse, CopyBothResponse
 _COPY_ENDS = frozenset(b"cf")  # CopyDone, CopyFail
-_ERROR = ord("E")
+_ERROR, _READY = b"EZ"
+_QUERIES = frozenset(b"QF")
 _SYNC = ord("S")
 _EXTENDED = frozenset(b"PBDEC")
 
@@ -46,16 +47,17 @@ class Script:
     owed      deque of frontend tags, oldest first
     copying   the backend waits for CopyData: what is sent now is eaten, Sync and Flush too
     skipping  an error came: the backend reads on to the next Sync
+    refused   an error came, and no ReadyForQuery behind it
     checks    statements whose descriptions were asked for by such messages, and what they are must not differ
     hidden    answers to messages of the pool's own that have not come, and after an error never will
     """
 
-    __slots__ = ("_parameters", "checks", "copying", "hidden", "owed", "skipping")
+    __slots__ = ("_parameters", "checks", "copying", "hidden", "owed", "refused", "skipping")
 
     def __init__(self, sent: bytes = b"") -> None:
         self.owed: deque[int] = deque(sent)
         self.copying = False
-        self.skipping = False
+        self.skipping = self.refused = False
         self.hidden = 0
         self.checks: list[Prepared] = []
         self._parameters = b""
@@ -67,6 +69,11 @@ class Script:
     @property
     def is_done(self) -> bool:
         return not self.owed and not self.skipping
+
+    @property
+    def queries(self) -> int:
+        """How many ReadyForQuery are owed that are not a Sync's."""
+        return sum(tag in _QUERIES for tag in self.owed)
 
     def sent_hidden(self, tag: int) -> None:
         """A Parse, Close or Describe of the pool's own goes to the backend."""
@@ -110,8 +117,10 @@ class Script:
     def received(self, tag: int) -> None:
         """A backend message arrives, which is not hidden."""
         owed = self.owed
+        if tag == _READY:
+            self.refused = False
         if tag == _ERROR:
-            self.copying = False
+            self.copying, self.refused = False, True
             if owed and (owed[0] in _EXTENDED or owed[0] >= _HIDDEN):
                 # It reads on to the next Sync, and what was sent before that is never answered.
                 while owed and owed[0] != _SYNC:

@@ -46,6 +46,7 @@ class FakeServer:
     """Listens on 127.0.0.1.
 
     answers      by statement text: bytes in the place of its answer (before ReadyForQuery), or what is called for it
+    parses       the same for a Parse of it; what is called for it has hung up when it comes back
     backends     all that have logged in, those that are gone included
     statements   what frontends had run here, on whatever backend, in order of time
     cancelled    (pid, secret) of every CancelRequest
@@ -57,6 +58,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.parses: dict[str, Answer] = {}
         self.backends: list[FakeBackend] = []
         self.statements: list[str] = []
         self.cancelled: list[tuple[int, bytes]] = []
@@ -242,8 +244,15 @@ class FakeBackend:
     def _extended(self, tag: str, body: bytes) -> None:
         words = body.split(b"\0")
         if tag == "P":
-            self._prepared[words[0].decode()] = words[1].decode()
-            self.say(built("1"))
+            text = words[1].decode()
+            answer = self.server.parses.get(text)
+            if callable(answer):
+                answer(self)
+            elif answer is not None:
+                self._fail(answer, "E")
+            else:
+                self._prepared[words[0].decode()] = text
+                self.say(built("1"))
         elif tag == "B":
             name = words[1].decode()
             if name not in self._prepared:

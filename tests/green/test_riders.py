@@ -18,12 +18,13 @@ from lib.route.known import Known
 from lib.turns import Turns
 from tests.green.fake_server import FakeBackend, echo
 from tests.green.small_pool import Client, SmallPool, wait_until
-from tests.wire_samples import query
+from tests.wire_samples import complaint, query
 from tests.workplace import PATIENCE_S
 
 HEAD = "select 'the head'"
 WRITE = "insert into t values (1)"
 SLOW = "select slow"
+DIVISION = complaint("ERROR", "22012", "division by zero")
 QUICK_S = 0.0001
 Start = Callable[..., SmallPool]
 
@@ -299,3 +300,16 @@ def test_a_rider_that_is_moved_leaves_a_place_whose_answer_is_nobodys(few):
     assert head.until_ready().rows == [HEAD]
     wait_until(lambda: len(pool.idle) == 2, "both to be idle")
     assert all(client.hears_nothing() for client in riders)
+
+
+def test_reads_behind_one_that_has_failed_run_elsewhere_when_the_backend_dies_before_it_is_ready(few):
+    """The head was told of a loss that made its outcome unknown, behind the error that it had been told."""
+    pool = few(1)
+    worker, head, others = convoy(pool, 3)
+    backend = next(each for each in pool.server.backends if each.pid == worker.key[0])
+    backend.say(DIVISION)
+    backend.hang_up()
+    answer = head.until_ready()
+    assert (answer.errors, answer.status) == (["ERROR 22012"], "I")
+    assert [client.until_ready().rows for client in others] == [[f"select r{number}"] for number in range(3)]
+    assert head.hears_nothing()
