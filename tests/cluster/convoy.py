@@ -24,7 +24,7 @@ from tests import roles
 from tests.cluster import rawclient
 from tests.cluster.rawclient import Answer, Raw
 from tests.servers import Pooler, Server
-from tests.workplace import TookTooLong, wait_until
+from tests.workplace import PATIENCE_S, TookTooLong, wait_until
 
 RIDERS = 31
 SOON_S = 5.0  # within which riders answer on a machine that has other things to do, too; what is wanted is WANTED_S
@@ -162,10 +162,10 @@ class Flight:
     def is_over(self) -> bool:
         return self._future is not None and self._future.done()
 
-    def answer(self, timeout_s: float = 20.0) -> Answer:
+    def answer(self, timeout_s: float = PATIENCE_S) -> Answer:
         return self._future.result(timeout_s) if self._future else self._read()
 
-    def check(self, timeout_s: float = 20.0) -> None:
+    def check(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait for the answer, which is the right one."""
         answer = self.answer(timeout_s)
         assert answer.status == "I", answer

@@ -79,7 +79,7 @@ class Raw:
 
     def __init__(
         self, host: str, port: int, *, user: str = roles.TRUST.name, database: str = roles.DATABASE,
-        version: int = messages.PROTOCOL_3_0, timeout_s: float = 30.0, rcvbuf: int = 0, **params: str,
+        version: int = messages.PROTOCOL_3_0, timeout_s: float = 60.0, rcvbuf: int = 0, **params: str,
     ) -> None:  # fmt: skip
         self.address = (host, port)
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -172,7 +172,7 @@ class Raw:
 
 
 def cancel(address: tuple[str, int], key: tuple[int, bytes]) -> None:
-    with socket.create_connection(address, 10) as sock:
+    with socket.create_connection(address, 60) as sock:
         sock.sendall(messages.cancel_request(*key))
         with suppress(ConnectionError):
             sock.recv(1)

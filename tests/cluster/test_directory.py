@@ -18,6 +18,7 @@ from lib.directory import Directory, Known
 from tests.cluster.auth_roles import ADMIN
 from tests.cluster.minipool import in_thread
 from tests.servers import Server
+from tests.workplace import PATIENCE_S
 
 VERSIONS = [pytest.param(15, marks=pytest.mark.needs_debian), 16, 18]
 
@@ -146,7 +147,8 @@ def test_logins_at_the_same_time_share_one_look_up(restored):
     asked = []
     query = admin.query
     admin.query = lambda *args, **named: asked.append(args) or query(*args, **named)
-    found = gevent.joinall([gevent.spawn(directory.access, "a_scram", "postgres") for _ in range(200)], timeout=10)
+    asking = [gevent.spawn(directory.access, "a_scram", "postgres") for _ in range(200)]
+    found = gevent.joinall(asking, timeout=PATIENCE_S)
     assert len(found) == 200 and all(each.value.role_exists for each in found) and len(asked) == 1
     directory.access("a_scram", "postgres")
     assert len(asked) == 1
@@ -161,7 +163,7 @@ def test_one_who_gives_up_does_not_leave_the_others_waiting(restored):
     others = [gevent.spawn(directory.access, "a_scram", "postgres") for _ in range(3)]
     gevent.sleep(0)
     first.kill()
-    gevent.joinall(others, timeout=10)
+    gevent.joinall(others, timeout=PATIENCE_S)
     assert all(each.value.role_exists for each in others)
     admin.close()
 

@@ -27,7 +27,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 @pytest.fixture(scope="module")
 def pooler(cluster):
     conf = {
-        "log_connections": True, "log_disconnections": True, "log_min_duration": 0.3,
+        "log_connections": True, "log_disconnections": True, "log_min_duration": 1,
         "pool_modes": [{"user": TRUST, "database": OTHER, "pool_mode": "session"}],
     }  # fmt: skip
     with own_pooler(cluster, **conf) as pooler:
@@ -60,12 +60,12 @@ def test_a_login_that_fails_is_logged_with_who_wanted_to_be_whom(pooler):
 def test_a_slow_statement_is_logged_without_its_literals(pooler, database, said):
     with Raw(pooler.host, pooler.port, database=database) as client:
         client.query("select 'quick'")
-        client.query("select pg_sleep(0.8), 'a secret' -- another secret")
+        client.query("select pg_sleep(1.5), 'a secret' -- another secret")
         pid = client.key[0]
         found = grow(pooler, rf"Frontend {pid} .* a statement took about (\d+\.\d+) s: {re.escape(said)}\n")
-        assert 0.5 < float(found[1]) < 60
+        assert 1 <= float(found[1]) < 60
+    assert len(re.findall(rf"Frontend {pid} .* a statement took", pooler.log)) == 1, "the quick one did not"
     assert "a secret" not in pooler.log
-    assert "quick" not in pooler.log
 
 
 def test_json_lines_name_the_frontend_and_the_worker(cluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import psycopg2
@@ -11,9 +12,10 @@ from tests import roles
 from tests.certificates import Authority
 from tests.cluster.conftest import own_pooler
 from tests.cluster.rawclient import Raw
-from tests.workplace import free_port, wait_until
+from tests.workplace import PATIENCE_S, free_port, wait_until
 
 TRUST = roles.TRUST.name
+APP = {"dbname": roles.DATABASE}
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +44,20 @@ def test_statements_in_flight_and_waiting_are_answered_across_a_reload_that_brin
     pooler, client, cluster
 ):
     """One worker is busy, and another statement waits for it; with more workers allowed it gets one at once."""
-    with Raw(pooler.host, pooler.port) as other:
+    with Raw(pooler.host, pooler.port) as other, contextlib.closing(cluster.primary.connect(**APP)) as blocker:
+        blocker.cursor().execute("select pg_advisory_lock(4711)")
         answers = []
-        slow = threading.Thread(target=lambda: answers.append(client.query("select pg_sleep(1), 'slow'").rows))
+        waits = "select pg_advisory_xact_lock(4711), 'slow'"
+        slow = threading.Thread(target=lambda: answers.append(client.query(waits).rows))
         slow.start()
-        sql = "select count(*) from pg_stat_activity where query like 'select pg_sleep(1)%%' and state = 'active'"
+        sql = "select count(*) from pg_stat_activity where query like 'select pg_advisory_xact%%' and state = 'active'"
         wait_until(lambda: cluster.primary.query(sql)[0][0] == 1)
         quick = threading.Thread(target=lambda: answers.append(other.query("select 'quick' from pg_sleep(0)").rows))
         quick.start()
         assert "the conf file was reloaded: changed: max_workers" in pooler.reload(max_workers=4)
-        quick.join(20)
-        slow.join(20)
+        quick.join(PATIENCE_S)
+        blocker.close()
+        slow.join(PATIENCE_S)
     assert answers == [[("quick",)], [("", "slow")]]
 
 

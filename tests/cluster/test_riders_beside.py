@@ -21,6 +21,7 @@ from tests.workplace import wait_until
 
 UNKNOWN, CANCELED, SHUTDOWN = "08007", "57014", "57P01"
 UPDATE = "update rows set number = number + 1 where id = 'hot'"
+ENOUGH = 100  # rows acknowledged while backends are terminated
 _numbers = itertools.count(1)
 
 
@@ -85,10 +86,29 @@ def standby_that_is_not_there(place: Place):
     place.look("alter system set synchronous_standby_names = 'nobody'")
     place.server.reload()
     try:
+        _wait_until_commits_wait(place)
         yield
     finally:
         place.look("alter system reset synchronous_standby_names")
         place.server.reload()
+
+
+def _wait_until_commits_wait(place: Place) -> None:
+    """That there is somebody to wait for is told to all by the checkpointer, which may be slow to read its files."""
+    with Raw(place.server.host, place.server.port) as probe:
+
+        def waits() -> bool:
+            name = unique("probe")
+            probe.send(rawclient.simple(f"insert into rows values ('{name}')"))
+            wait_until(lambda: place.running(name, "IPC") or not probe.says_nothing(), what="the probe's end")
+            if probe.says_nothing():
+                return True
+            probe.answer()
+            return False
+
+        wait_until(waits, what="commits to wait")
+        probe.cancel()
+        assert probe.answer().commands == ["INSERT 0 1"]
 
 
 @pytest.mark.parametrize("end", ["the standby is given up", "cancel", "terminate"])
@@ -134,7 +154,9 @@ def test_what_was_written_beside_riders_is_what_was_told_when_backends_are_termi
             place.look("select pg_terminate_backend(%s)", *chance.choice(pids))
 
     def write(raw: Raw) -> None:
-        for number in range(40):
+        for number in range(400):
+            if number >= 40 and len(acked) > ENOUGH:
+                break  # on a busy machine most of the first ones are hit
             name = unique("terminated")
             raw.send(way(number)(f"insert into rows values ('{name}')"))
             answer = raw.answer()
@@ -155,10 +177,10 @@ def test_what_was_written_beside_riders_is_what_was_told_when_backends_are_termi
         writers = [stack.enter_context(place.connect()) for _ in range(8)]
         with Meanwhile(read), Meanwhile(terminate, pause_s=0.005):
             for done in [pool.submit(write, raw) for raw in writers]:
-                done.result(60)
+                done.result(100)
     committed = place.ids() - before
     assert acked <= committed <= acked | unknown
-    assert len(acked) > 100
+    assert len(acked) > ENOUGH
     convoy.ask_all()
 
 
@@ -169,7 +191,7 @@ def test_what_was_written_beside_riders_is_what_was_told_when_backends_are_termi
     ("setting", "code"), [("statement_timeout", CANCELED), ("lock_timeout", "55P03")], ids=["statement", "lock"]
 )
 def test_a_timeout_ends_the_statement_that_has_taken_so_long_and_no_others(place: Place, setting: str, code: str):
-    with Convoy(place, **{setting: "400"}) as convoy:
+    with Convoy(place, **{setting: "1000"}) as convoy:
         with convoy.behind(
             "select word as {name} from quick", None, stuck=place.locked, waiting="Lock"
         ) as stuck:
@@ -182,7 +204,7 @@ def test_a_timeout_ends_the_statement_that_has_taken_so_long_and_no_others(place
 def test_transaction_timeout_ends_the_backend_of_the_head_and_no_rider_notices(place: Place):
     if place.version < 17:
         return _transaction_timeout_is_unknown(place)
-    with Convoy(place, transaction_timeout="300") as convoy:
+    with Convoy(place, transaction_timeout="1000") as convoy:
         with convoy.behind("select word as {name} from quick", None, stuck=place.locked, waiting="Lock") as stuck:
             convoy.answer_soon()
             answer = stuck.flight.answer()  # it was run again, and that ended in the same way

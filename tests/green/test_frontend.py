@@ -390,7 +390,13 @@ def test_a_server_that_does_not_read_stops_its_own_frontend_only(start):
     client.send(query(WRITE))
     client.until("G")
     backend = begun(pool, WRITE)
-    sender = gevent.spawn(client.send, copy_data(b"x" * 9_000) * 2_000)
+    piece = copy_data(b"x" * 9_000) * 10
+
+    def send() -> None:
+        for _ in range(200):  # all of it at once would take the loop's time to be made
+            client.send(piece)
+
+    sender = gevent.spawn(send)
     worker = client.frontend.unit.worker
     wait_until(lambda: worker.stream.pending > 200_000)
     for number in range(20):
