@@ -12,9 +12,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from lib.backend import tuning
-from lib.backend.unit import EXTENDED, Unit
-from lib.errors import BackendLost, OutcomeUnknown, PoolError, StatementCancelled, TransactionLost
+from lib.backend.unit import CANCELED, EXTENDED, Unit
+from lib.errors import BackendLost, OutcomeUnknown, PoolError, TransactionLost
 from lib.metrics import Key
 from lib.route.refused import refusal as refused
 from lib.route.verdict import Kind, Verdict
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from lib.streaming import Streaming
 
 _NOT_VIRTUAL, _WRITE = Virtual.NONE, Kind.WRITE
-_CANCELED = StatementCancelled("canceling statement due to user request")
 _IDLE_ONLY = ("57P05",)  # idle_session_timeout: the server says it only while it is idle, so nothing of ours has run
 
 
@@ -76,8 +74,8 @@ class Answering(ABC):
         """The unit that was on its way is dealt with: the next one's turn."""
 
     @abstractmethod
-    def _give_back_if_gone(self) -> None:
-        """It may have left while its unit still stood for its worker."""
+    def _cancel_next(self) -> None:
+        """Cancel what it has sent behind its last unit, which is over."""
 
     @abstractmethod
     def settled(self) -> None:
@@ -106,19 +104,13 @@ class Answering(ABC):
         worker = self.worker
         if worker is None or self.status != b"T":
             self.fail(unit, raw, self.status)
-            return
-
-        def rolled_back() -> None:
-            self._virtual = Virtual.FAILED
-            self.fail(unit, raw, b"E")
-            self._give_back_if_gone()
-
-        if worker.session:
-            worker.run_restore(tuning.ROLLBACK, rolled_back)
+        elif worker.session:
+            worker.refuse_unit(unit, raw)
         else:
             self.worker = None
             worker.reclaim(self.status)
-            rolled_back()
+            self._virtual = Virtual.FAILED
+            self.fail(unit, raw, b"E")
 
     # --- answers that the pool makes itself --------------------------------------------------------------------------
 
@@ -149,16 +141,20 @@ class Answering(ABC):
         self.fail(unit, messages.with_severity(raw, "ERROR"))
 
     def cancel(self) -> None:
-        """A CancelRequest with this frontend's key: its own statement, running or queued, and nothing else."""
+        """A CancelRequest with this frontend's key: its own statement, running or queued, and nothing else. One that
+        was answered is over for it, whatever is still done about that: then it means the next one, if it has sent one.
+        """
         unit = self.unit
-        if unit is None or self._virtual is not _NOT_VIRTUAL:
+        if self._virtual is not _NOT_VIRTUAL:
             return
-        if unit.worker is not None:
+        if unit is None or unit.is_over:
+            self._cancel_next()
+        elif unit.worker is not None:
             unit.worker.cancel(unit)
         elif self.worker is None:
             unit.withdrawn = True
             self.canceled(unit)
-        elif not self.withdraw(unit, _CANCELED):
+        elif not self.withdraw(unit, CANCELED):
             unit.is_canceled = True  # its worker is being made fit for it
 
     def withdraw(self, unit: Unit, error: PoolError) -> bool:
@@ -171,7 +167,7 @@ class Answering(ABC):
 
     def canceled(self, unit: Unit) -> None:
         """Nobody else waits for its answer, which the pool gives itself."""
-        self.fail(unit, messages.error_response(_CANCELED))
+        self.fail(unit, messages.error_response(CANCELED))
 
     def _answer_virtually(self, unit: Unit) -> None:
         ends = unit.verdict.ends

@@ -38,6 +38,7 @@ MAX_PENDING = 200  # units that a frontend may pipeline before it is read on
 _LET_OTHERS = 20  # messages that are taken in before it is seen whether others must have their turn
 _QUERY, _BIND = b"QB"
 _BEGINS = frozenset(b"PBDC")  # what a unit of the extended protocol may begin with
+_KINDS = {Found.QUERY: SIMPLE, Found.EXTENDED: EXTENDED, Found.CALL: CALL}
 _READ_OUT_S = 10.0  # how long a frontend that was ended may take to read what it was told
 
 
@@ -50,8 +51,8 @@ class Frontend(Answering):
     """
 
     __slots__ = (
-        "__weakref__", "_is_read_out", "_pumping", "_rest", "_seen", "_stopping", "_wake", "asked", "is_read_only",
-        "key", "may_use_standbys", "peer", "router", "silence",
+        "__weakref__", "_cancels_rest", "_is_read_out", "_pumping", "_rest", "_seen", "_stopping", "_wake", "asked",
+        "is_read_only", "key", "may_use_standbys", "peer", "router", "silence",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,7 @@ class Frontend(Answering):
         self.silence: Silence | None = None
         self.asked: messages.Startup | None = None
         self._rest = b""  # a unit that is cut
+        self._cancels_rest = False  # that is to be canceled
         self._seen: Seen | None = None  # what is known of it
         self._wake: Event | None = None
         self._pumping = False
@@ -167,14 +169,21 @@ class Frontend(Answering):
                 continue
             seen, self._seen = self._seen, None
             what, end, read = gather(data, position, seen)
-            if what is Found.EXTENDED and read is not None:
+            is_canceled = self._cancels_rest and what is not Found.NOTHING
+            if is_canceled:
+                self._cancels_rest = False
+            if is_canceled and what in _KINDS:
+                unit = Unit(self, data[position:end], _KINDS[what], OPAQUE)
+                unit.is_canceled = True
+                self.submit(unit)
+            elif what is Found.EXTENDED and read is not None:
                 self._extended(data[position:end], read)
             elif what is Found.QUERY:
                 self._query(data[position:end])
             elif what is Found.CALL:
                 self.submit(Unit(self, data[position:end], CALL, OPAQUE))
             elif what is Found.STREAM:
-                streaming.begin(data, position)
+                streaming.begin(data, position, is_canceled)
             elif what is Found.COPY:
                 # It belongs to a COPY that has not answered yet, or to none, and is then ignored as the server does.
                 self.wait_until(lambda: self.unit is None or streaming.unit is not None)
@@ -229,10 +238,12 @@ class Frontend(Answering):
     # --- one unit after the other ------------------------------------------------------------------------------------
 
     def submit(self, unit: Unit) -> None:
-        if self.unit is None and not self.pending:
+        if self.unit is None and not self.pending and not unit.is_canceled:
             self._start(unit)
         else:
             self.pending.append(unit)
+            if unit.is_canceled:
+                self._pump()
 
     def _start(self, unit: Unit) -> None:
         self.unit = unit
@@ -272,7 +283,10 @@ class Frontend(Answering):
             while self.pending and self.unit is None and not self.is_gone:
                 unit = self.pending.popleft()
                 unit.group = self.group  # which the one before it may have changed
-                self._start(unit)
+                if not unit.is_canceled:
+                    self._start(unit)
+                else:
+                    self._start_canceled(unit)
             self._pumping = False
         if self._wake is not None:
             self._wake.set()
@@ -288,8 +302,10 @@ class Frontend(Answering):
         if self.streaming.unit is unit:
             self.streaming.end(unit)
         worker = self.worker
-        if worker is not None and worker.unsettled and not self.is_gone and worker.settle(unit, status):
-            return
+        if worker is not None and worker.unsettled and not self.is_gone:
+            unit.is_over = True
+            if worker.settle(unit, status):
+                return
         if unit.withholds:
             self._tell_withheld(unit)
         self._finish()
@@ -335,6 +351,26 @@ class Frontend(Answering):
         if self.pending or self._wake is not None or self._stopping:
             self._pump()
 
+    # --- one that is canceled before it is its turn ------------------------------------------------------------------
+
+    def _cancel_next(self) -> None:
+        if self.pending:
+            self.pending[0].is_canceled = True
+        elif self.streaming.waits:
+            self.streaming.cancels_next = True
+        else:
+            self._cancels_rest = bool(self._rest)
+
+    def _start_canceled(self, unit: Unit) -> None:
+        """Nothing of it has been done: the pool answers, but for a transaction that the server has to fail."""
+        if self._virtual is _NOT_VIRTUAL and self.status == b"I":
+            self.unit = unit
+            self.canceled(unit)
+            return
+        self._start(unit)
+        if unit is self.unit and unit.worker is None:
+            self.cancel()  # it may have to wait for long before it is refused
+
     # --- waiting and being told --------------------------------------------------------------------------------------
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
@@ -362,11 +398,20 @@ class Frontend(Answering):
         if self._wake is not None:
             self._wake.set()
 
+    @property
+    def is_between(self) -> bool:
+        """Whether it has been told that it is ready, and has sent nothing since, as far as is known."""
+        unit = self.unit
+        if unit is None:
+            return True
+        return unit.is_over and not (unit.withholds or self.pending or self.streaming.waits)
+
     def doing(self) -> tuple[Doing, object]:
         """What it does at this moment, and what tells that from the last time that it did so."""
         unit, worker = self.unit, self.worker
-        if unit is not None:
-            return (Doing.RUNNING if unit.worker is not None else Doing.WAITING), unit
+        if unit is not None and not self.is_between:
+            runs = unit.worker is not None and not unit.is_over
+            return (Doing.RUNNING if runs else Doing.WAITING), unit
         if self.status != b"I":
             return Doing.IN_TRANSACTION, (self.status, worker.processed if worker is not None else -1)
         return Doing.IDLE, None
@@ -374,7 +419,7 @@ class Frontend(Answering):
     def cancel_late(self, limit_s: float) -> None:
         """Cancel what runs, and say why: the server will only say that somebody wanted it."""
         unit = self.unit
-        if unit is not None and unit.worker is not None:
+        if unit is not None and unit.worker is not None and not unit.is_over:
             if not unit.worker.mid_message:
                 self.stream.write(messages.late_notice(limit_s))
             self.cancel()
@@ -397,7 +442,7 @@ class Frontend(Answering):
     def stop(self) -> None:
         """The pool is being stopped: goodbye as soon as the statement in flight has answered."""
         self._stopping = True
-        if self.unit is None:
+        if self.is_between:
             self.end(ShuttingDown("terminating connection due to administrator command"))
 
     def end(self, error: PoolError) -> None:
@@ -406,7 +451,7 @@ class Frontend(Answering):
 
     def _end_with(self, raw: bytes) -> None:
         self.stream.write(raw)
-        if not self.stream.pending or self.unit is not None:
+        if not self.stream.pending or not self.is_between:
             self.close()
             return
         # It reads slowly, and what it was answered before is still its own. But it does not have for ever.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _HIGH_WATER, _LOW_WATER = 262_144, 65_536  # bytes on the way to a backend that does not read
 _PARSE, _BIND, _QUERY, _CALL, _SYNC, _TERMINATE = b"PBQFSX"
 _RUNS = frozenset(b"PQF")
+_ASKS = frozenset(b"SHQF")  # all that was sent before is run when it has arrived
 _COPY_MESSAGES = frozenset(b"dcf")
 _EATEN = frozenset(b"SH")  # by a backend that waits for CopyData
 _EXTENDED = frozenset(b"PBDEC")
@@ -40,9 +41,14 @@ class Streaming:
     unit         the unit whose messages go to a worker, or None
     discarding   the unit has failed: drop all up to its Sync, and answer that
     is_active    what the frontend sends now belongs here
+    waits        a message is there that begins a unit, when the one in front of it is over
+    cancels_next that unit is to be canceled
     """
 
-    __slots__ = ("_forwarding", "_frontend", "_left", "_resolver", "discarding", "is_active", "unit")
+    __slots__ = (
+        "_forwarding", "_frontend", "_last", "_left", "_resolver", "cancels_next", "discarding", "is_active", "unit",
+        "waits",
+    )  # fmt: skip
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
@@ -51,7 +57,8 @@ class Streaming:
         self._left = 0  # bytes of the message that passes now, still to come
         self._forwarding = False  # they go to the worker; otherwise they are dropped
         self._resolver: Resolver | None = None
-        self.is_active = False
+        self.is_active = self.waits = self.cancels_next = False
+        self._last = 0  # tag of the last message of the unit that went to the worker
 
     def __repr__(self) -> str:
         return f"<Streaming {self.unit!r} left={self._left}{' discarding' if self.discarding else ''}>"
@@ -62,16 +69,19 @@ class Streaming:
 
     # --- beginning and end -------------------------------------------------------------------------------------------
 
-    def begin(self, data: bytes, position: int) -> None:
+    def begin(self, data: bytes, position: int, is_canceled: bool = False) -> None:
         """Begin the unit whose first message is at `position`, which stays there: wait for a worker of its own."""
         frontend = self._frontend
+        self.waits, self.cancels_next = True, is_canceled
         frontend.wait_until(lambda: frontend.unit is None or self.unit is not None)
+        self.waits = False
         if self.unit is not None:
             return  # the unit ahead turned out to be a COPY, and it is that which gets the message
         kind = _KINDS.get(data[position], EXTENDED)
         unit = Unit(frontend, b"", kind, OPAQUE)
         unit.script = Script()
         unit.open = True
+        unit.is_canceled = self.cancels_next
         if kind == EXTENDED:
             self._look_ahead(unit, data, position)
             self._resolver = frontend.prepared.resolver()
@@ -79,7 +89,7 @@ class Streaming:
         else:
             unit.verdict = replace(OPAQUE, standby=data.startswith(STANDBY_HINT, position + 5))
             self._resolver = None
-        self.unit = unit
+        self.unit, self._last = unit, 0
         self._changed()
         frontend.submit(unit)
         frontend.wait_until(lambda: unit.worker is not None or self.unit is not unit)
@@ -122,6 +132,25 @@ class Streaming:
             unit.verdict = prepared.verdict(resolver.texts, resolver.is_unsure)
         elif data[begin] == _PARSE:
             unit.verdict = replace(OPAQUE, standby=data.startswith(STANDBY_HINT, data.find(b"\0", begin + 5) + 1))
+
+    # --- canceling it ------------------------------------------------------------------------------------------------
+
+    def puts_off_cancel(self, unit: Unit) -> bool:
+        """Whether a cancel request would do nothing now, as the backend does not have all yet that it is to run: then
+        one is sent when it does."""
+        script = unit.script
+        is_there = not self._left and self._last in _ASKS
+        if self.unit is not unit or is_there or (script is not None and script.copying):
+            return False
+        unit.is_canceled = True
+        return unit.kind != EXTENDED or not self._last  # else it may be running what came before
+
+    def _sent(self, unit: Unit) -> None:
+        # A message is all there.
+        if unit.is_canceled and self._last in _ASKS and unit.worker is not None:
+            unit.is_canceled = False
+            unit.worker.stream.wait_drained()
+            unit.worker.cancel(unit)
 
     # --- message by message ------------------------------------------------------------------------------------------
 
@@ -194,6 +223,7 @@ class Streaming:
                 # What came before it is under way, so there is no telling the one from the other any more.
                 self._frontend.end(refusal)
                 return False
+        self._last = tag
         if tag not in _NAMING or unit.kind != EXTENDED:
             script.sent(tag)
         if tag == _SYNC or (unit.kind != EXTENDED and tag != ord("d")):
@@ -255,7 +285,9 @@ class Streaming:
         stream = unit.worker.stream
         unit.cut = self._left
         stream.write(part)
-        if not self._left and not unit.open:
-            self.unit = None
+        if not self._left:
+            self._sent(unit)
+            if not unit.open:
+                self.unit = None
         if stream.pending > _HIGH_WATER:
             stream.wait_drained(_LOW_WATER)

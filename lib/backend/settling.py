@@ -47,7 +47,7 @@ class Settling(Upkeep):
     murky        it may have set what nobody can ask for
     murk         texts that may have done so, as long as nothing better is known of them
     unsettled    one of these is to be looked at
-    is_settling  it is asked what the holder has set
+    is_settling  it is asked what the holder has set, which is lost if it dies
     """
 
     __slots__ = ("asks_back", "doubtful", "is_own", "is_settling", "local", "murk", "murky", "touched", "unsettled")
@@ -286,8 +286,7 @@ class Settling(Upkeep):
 
         texts = [traces.ask_held()] if is_more else []
         question = settings.ask_all(customs, login.user if may_be_other else None)
-        self._converse(frontend, [*texts, question], answered)
-        self.is_settling = not is_mere_doubt
+        self._converse(frontend, [*texts, question], answered, is_mere_doubt)
         return True
 
     def _learn_customs_of(self, frontend: Frontend, values: dict[str, str | None]) -> None:
@@ -304,7 +303,9 @@ class Settling(Upkeep):
             return None
         return self.roster.cluster.group(frontend.group.login, found, placeholders)
 
-    def _converse(self, frontend: Frontend, texts: list[str], then: Callable[[list[Exchange]], bool]) -> None:
+    def _converse(
+        self, frontend: Frontend, texts: list[str], then: Callable[[list[Exchange]], bool], is_mere_doubt: bool = False
+    ) -> None:
         """Run `texts` on the holder's behalf, and tell it afterwards. `then` returns True when that goes on."""
         exchanges: list[Exchange] = []
 
@@ -320,9 +321,9 @@ class Settling(Upkeep):
                 return
             frontend.settled()
 
-        self.state, self.is_settling = State.BUSY, True
+        self.state, self.is_settling = State.BUSY, not is_mere_doubt
         if self.cancels:
-            self._resume = lambda: self._converse(frontend, texts, then)
+            self._resume = lambda: self._converse(frontend, texts, then, is_mere_doubt)
             return
         is_shown = frontend.unit is None or not frontend.unit.withholds
         self.in_flight.extend(Exchange("settle", answered, is_shown) for _ in texts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from lib.errors import StatementCancelled
 from lib.route.verdict import Kind
 from lib.wire.prepared import PREFIX
 from lib.wire.session import Script
@@ -29,6 +30,7 @@ _MEANT_S = 1.0  # who has a backend ended means the statement that it runs, when
 _SAME_LOSS_S = 1.0  # how long after a unit has lost its backend the loss of another one may have the same cause
 
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
+CANCELED = StatementCancelled("canceling statement due to user request")
 
 
 class Unit:
@@ -63,7 +65,8 @@ class Unit:
     worker          the one that has taken it: its bytes may have reached the backend
     withdrawn       answered by the pool before a worker had it
     is_told         its frontend was told that it waits
-    is_canceled     is to be canceled as soon as it is sent
+    is_canceled     is to be canceled, and was not sent yet, or not all of it
+    is_over         it was answered, and its frontend's next one waits for what its worker is asked, or restores
     answered        something of its answer was passed on
     lost_at         when its backend died for the first time
     losses          how often it was behind the head when a backend died
@@ -73,7 +76,7 @@ class Unit:
 
     # Defaults of the class, not assignments: a unit is made for every statement, and few of these are ever set.
     names = keeps_names = open = withdrawn = is_canceled = answered = failed = has_parsed = drops_unnamed = False
-    withholds = has_several = is_strict = is_told = is_plain = False
+    withholds = has_several = is_strict = is_told = is_plain = is_over = False
     before: dict[str, str] | None = None
     marks = True
     uses: Sequence[Prepared] = ()

@@ -58,7 +58,7 @@ class Upkeep(Riders):
     ddl           the catalog was changed in a transaction that is still open
     defines       a statement was prepared that may change the catalog whenever it is run
     is_as_tuned   nothing that was run for its holder may have changed a setting that matters to Parse since
-    cancels       CancelRequests that may be on their way to it
+    cancels       reasons not to send it anything: CancelRequests that may be on their way to it, for one
     has_notes     what its holder's units may have left was noted
     """
 
@@ -88,6 +88,10 @@ class Upkeep(Riders):
     @abstractmethod
     def hold(self) -> None:
         """Nothing more is sent to the backend."""
+
+    @abstractmethod
+    def _go_on(self) -> None:
+        """A reason not to send anything to the backend is gone."""
 
     @abstractmethod
     def put(self, unit: Unit | Visit) -> None:
@@ -179,16 +183,34 @@ class Upkeep(Riders):
                 return
             # The server, too, tells the parameters before it finds that the columns are not the same.
             told = parameters_of(prepared.told) if unit.data.startswith(b"D") else b""
-            refuse = partial(self._refuse_here, unit, told + unit.named(refusal))
-            if exchange.error is None and self.holder is not None and self.holder.status == b"T":
-                # The server would have failed it, and does: so savepoints go on working.
-                self.in_flight.append(Inquiry(unit, refuse))
-                self.stream.write(messages.query(tuning.FAIL))
+            if exchange.error is None:
+                self.refuse_unit(unit, told + unit.named(refusal))
             else:
-                refuse()
+                self._refuse_here(unit, told + unit.named(refusal))
 
         self.in_flight.append(Inquiry(unit, answered))
         self.stream.write(question)
+
+    def refuse_unit(self, unit: Unit, raw: bytes) -> None:
+        """`unit` is not run here. The server would have failed the transaction that it is in, and does: so savepoints
+        go on working."""
+        if self.holder is None or self.holder.status != b"T":
+            self._refuse_here(unit, raw)
+        elif self.cancels:
+            self._resume = self._fail_first
+            self._refuse_here(unit, raw)
+        else:
+            self.state = _BUSY
+            self._fail(Inquiry(unit, partial(self._refuse_here, unit, raw)))
+
+    def _fail_first(self) -> None:
+        # Its frontend was told before the server could be: now that is, and what came meanwhile goes on waiting for it.
+        self.cancels += 1
+        self._fail(Exchange("fail", lambda _: self._go_on()))
+
+    def _fail(self, exchange: Exchange) -> None:
+        self.in_flight.append(exchange)
+        self.stream.write(messages.query(tuning.FAIL))
 
     def _refuse_here(self, unit: Unit, raw: bytes, _: object = None) -> None:
         """`unit` cannot be run, as its frontend is told; a transaction that it is in has failed in the server."""

@@ -18,7 +18,7 @@ import gevent
 
 from lib.backend import dialogue, tuning
 from lib.backend.settling import Settling
-from lib.backend.unit import Exchange, Stale, Unit, Visit
+from lib.backend.unit import CANCELED, Exchange, Stale, Unit, Visit
 from lib.backend.upkeep import State, Tuning
 from lib.errors import ProtocolViolation, ResultChanged
 from lib.route import parsing
@@ -94,7 +94,9 @@ class Worker(Settling):
             self.reclaim(self.holder.status if self.holder else b"I")
         elif self.holder is not None and isinstance(unit, Unit):
             # Who holds it is never tuned to anything else.
-            if self.takes(unit):
+            if unit.is_canceled and self.holder.status != b"E":
+                self.refuse_unit(unit, messages.error_response(CANCELED))
+            elif self.takes(unit):
                 self._send_on(unit)
             else:
                 self._inquire(unit)
@@ -152,8 +154,6 @@ class Worker(Settling):
             self.stream.write(unit.data)
         if unit.open:
             unit.frontend.notify()
-        if unit.is_canceled:
-            self.cancel(unit)
 
     def run(self) -> None:
         """Read and pass on until the backend is gone."""
@@ -333,6 +333,8 @@ class Worker(Settling):
             return
         if unit not in self.in_flight:
             return
+        if (unit.open or unit.cut) and unit.frontend.streaming.puts_off_cancel(unit):
+            return
         self.move_riders()
         self.cancels += 1
         gevent.spawn(self._cancel, unit)
@@ -350,12 +352,12 @@ class Worker(Settling):
         """A reason not to send anything to the backend is gone; the last one lets it go on."""
         self.cancels -= 1
         if self.state is not State.CLOSED and not self.cancels:
-            waiting, self._after_cancel = self._after_cancel, None
-            if waiting is not None:
-                self._put(waiting)
-            elif self._resume is not None:
-                resume, self._resume = self._resume, None
+            resume, self._resume = self._resume, None
+            if resume is not None:
                 resume()
+            elif (waiting := self._after_cancel) is not None:
+                self._after_cancel = None
+                self._put(waiting)
 
     def parked(self, before: float) -> Unit | None:
         """The unit of its holder that has waited since `before` for being sent."""

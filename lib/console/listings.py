@@ -74,7 +74,7 @@ def doing(frontend: Any) -> tuple[str, float | None, str | None, int, Any]:
     """(state, seconds that it has waited, class of the statement, statements behind it, worker)."""
     if isinstance(frontend, Frontend):
         unit = frontend.unit
-        if unit is None:
+        if unit is None or frontend.is_between:
             state = _IN_BLOCK.get(frontend.status) or ("held" if frontend.worker is not None else "idle")
             return state, None, None, 0, frontend.worker
         worker = unit.worker or frontend.worker

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gevent
 import pytest
 
+from lib.backend import tuning
 from lib.backend import worker as worker_module
+from lib.wire.framing import MAX_UNIT_BYTES
 from tests.green.fake_server import SYNTAX_ERROR
 from tests.green.small_pool import begun, lose, tuned, wait_until
-from tests.wire_samples import complaint, complete, query
+from tests.wire_samples import FLUSH, SYNC, bind, complaint, complete, execute, parse, query
 
 READ = "select 1"
 WRITE = "insert into t values (1)"
@@ -123,3 +125,71 @@ def test_a_cancel_while_nothing_runs_is_ignored(pool):
     assert client.hears_nothing()
     assert pool.server.cancelled == []
     assert client.query("rollback").status == "E"
+
+
+LONG = "insert into t values ('" + "x" * 2 * MAX_UNIT_BYTES + "')"
+STREAMED = {
+    "simple": query(LONG),
+    "extended": parse(LONG) + bind() + execute() + SYNC,
+    "flushed": parse(LONG) + bind() + execute() + FLUSH,
+}
+
+
+@pytest.mark.parametrize("there", [MAX_UNIT_BYTES, 2 * MAX_UNIT_BYTES], ids=["half", "nearly all"])
+@pytest.mark.parametrize("way", STREAMED)
+def test_a_cancel_that_is_quicker_than_a_long_statement_hits_it_all_the_same(pool, way, there):
+    """A server that still reads it has nothing to cancel, and the request was lost."""
+    client = pool.connect()
+    pool.server.answers[LONG] = lambda backend: (backend.pause(), backend.say(CANCELED))
+    sent = STREAMED[way]
+    client.send(sent[:there])
+    wait_until(lambda: client.frontend.unit is not None and client.frontend.unit.worker is not None, "it to begin")
+    client.frontend.cancel()
+    gevent.sleep(0.01)
+    before = len(pool.server.cancelled)
+    client.send(sent[there:])
+    backend = begun(pool, LONG)
+    wait_until(lambda: len(pool.server.cancelled) == before + 1, "the cancel")
+    backend.go_on()
+    if way == "flushed":
+        client.send(SYNC)
+    assert client.until_ready().errors == ["ERROR 57014"]
+    assert client.query(READ).rows == [READ]
+    assert pool.server.cancelled == [(backend.pid, backend.secret)] * (before + 1)
+
+
+@pytest.mark.parametrize("before", [(), ("listen channel",)], ids=["shared", "held"])
+def test_a_statement_that_waits_for_a_doubted_primary_is_canceled_at_once(pool, before):
+    """That of a session which held LISTEN, in a transaction, was answered when the primary was held no more."""
+    client = pool.connect()
+    for text in (*before, "begin"):
+        client.query(text)
+    pool.server.answers[tuning.FAIL] = complaint("ERROR", "3B001", "no such savepoint")
+    held = pool.cluster.primary
+    held.hold()
+    client.send(query(WRITE), query(READ), query("rollback"))
+    wait_until(lambda: len(client.frontend.pending) == 2, "it to arrive")
+    client.frontend.cancel()
+    answer = client.until_ready()
+    assert (answer.errors, answer.status) == (["ERROR 57014"], "E")
+    held.release()
+    assert client.until_ready().errors == ["ERROR 25P02"]
+    assert client.until_ready().raw.startswith(complete("ROLLBACK"))
+    assert client.query(WRITE).rows == [WRITE]
+    assert pool.server.statements.count(WRITE) == 1
+
+
+def test_a_frontend_that_leaves_meanwhile_leaves_nothing_behind(pool):
+    client = pool.connect()
+    client.query("listen channel")
+    client.query("begin")
+    held = pool.cluster.primary
+    held.hold()
+    client.send(query(WRITE))
+    wait_until(lambda: client.frontend.unit is not None, "it to arrive")
+    client.frontend.cancel()
+    assert client.until_ready().status == "E"
+    client.vanish()
+    client.thread.join(30)
+    held.release()
+    assert pool.connect().query(READ).rows == [READ]
