@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import gevent
 from gevent.event import Event
 
-from lib.answering import Answering
 from lib.backend.unit import CALL, EXTENDED, SIMPLE, Unit
-from lib.errors import IdleTooLong, PoolError, ProtocolViolation, ShuttingDown
-from lib.patience import Doing
+from lib.ending import Ending
+from lib.errors import ProtocolViolation
 from lib.preparing import PreparedStatements
 from lib.route.combine import EARLIER, OPAQUE, combine
 from lib.route.verdict import Kind
@@ -39,20 +37,18 @@ _LET_OTHERS = 20  # messages that are taken in before it is seen whether others 
 _QUERY, _BIND = b"QB"
 _BEGINS = frozenset(b"PBDC")  # what a unit of the extended protocol may begin with
 _KINDS = {Found.QUERY: SIMPLE, Found.EXTENDED: EXTENDED, Found.CALL: CALL}
-_READ_OUT_S = 10.0  # how long a frontend that was ended may take to read what it was told
 
 
-class Frontend(Answering):
-    """One client connection that was let in; what it is beside what `Answering` says:
+class Frontend(Ending):
+    """One client connection that was let in; what it is beside what `Answering` and `Ending` say:
 
     is_read_only  all that it sends goes to the standbys
-    silence     since when it is idle, where that has a limit
-    asked       its startup packet, as it came
+    asked         its startup packet, as it came
     """
 
     __slots__ = (
-        "__weakref__", "_cancels_rest", "_is_read_out", "_pumping", "_rest", "_seen", "_stopping", "_wake", "asked",
-        "is_read_only", "key", "may_use_standbys", "peer", "router", "silence",
+        "__weakref__", "_cancels_rest", "_pumping", "_rest", "_seen", "_wake", "asked", "is_read_only", "key",
+        "may_use_standbys", "peer", "router",
     )  # fmt: skip
 
     def __init__(
@@ -72,15 +68,12 @@ class Frontend(Answering):
         self.prepared = PreparedStatements(self)
         self.streaming = Streaming(self)
         self.is_read_only = False
-        self.silence: Silence | None = None
         self.asked: messages.Startup | None = None
         self._rest = b""  # a unit that is cut
         self._cancels_rest = False  # that is to be canceled
         self._seen: Seen | None = None  # what is known of it
         self._wake: Event | None = None
         self._pumping = False
-        self._stopping = False
-        self._is_read_out = False  # it was ended, and still reads what it was told before
 
     def __repr__(self) -> str:
         login = self.group.login
@@ -337,12 +330,6 @@ class Frontend(Answering):
         self._finish()
         self._give_back_if_gone()
 
-    def _give_back_if_gone(self) -> None:
-        worker = self.worker
-        if self.is_gone and worker is not None:  # it left meanwhile, while its unit still stood for the worker
-            self.worker = None
-            worker.reclaim(self.status)
-
     def _finish(self) -> None:
         self.unit = None
         if self._changed_parameters:
@@ -398,86 +385,7 @@ class Frontend(Answering):
         if self._wake is not None:
             self._wake.set()
 
-    @property
-    def is_between(self) -> bool:
-        """Whether it has been told that it is ready, and has sent nothing since, as far as is known."""
-        unit = self.unit
-        if unit is None:
-            return True
-        return unit.is_over and not (unit.withholds or self.pending or self.streaming.waits)
-
-    def doing(self) -> tuple[Doing, object]:
-        """What it does at this moment, and what tells that from the last time that it did so."""
-        unit, worker = self.unit, self.worker
-        if unit is not None and not self.is_between:
-            runs = unit.worker is not None and not unit.is_over
-            return (Doing.RUNNING if runs else Doing.WAITING), unit
-        if self.status != b"I":
-            return Doing.IN_TRANSACTION, (self.status, worker.processed if worker is not None else -1)
-        return Doing.IDLE, None
-
-    def cancel_late(self, limit_s: float) -> None:
-        """Cancel what runs, and say why: the server will only say that somebody wanted it."""
-        unit = self.unit
-        if unit is not None and unit.worker is not None and not unit.is_over:
-            if not unit.worker.mid_message:
-                self.stream.write(messages.late_notice(limit_s))
-            self.cancel()
-
     def watch_silence(self, silence: Silence | None) -> None:
         """Whether there is a limit to how long it may be idle has changed."""
         self.silence = silence
         self.stream.hear(self._at_once if silence is None else self._heard)
-
-    def look(self, now: float) -> None:
-        """End it when it has been idle for longer than active_cnn_timeout."""
-        if self.silence is None or self.is_gone:
-            return
-        is_busy = self.unit is not None or bool(self.pending) or self.streaming.is_active or self.stream.pending > 0
-        if self.silence.look(now, is_busy) > self.settings.active_cnn_timeout:
-            self.end(IdleTooLong("terminating connection due to idle-session timeout"))
-
-    # --- the end -----------------------------------------------------------------------------------------------------
-
-    def stop(self) -> None:
-        """The pool is being stopped: goodbye as soon as the statement in flight has answered."""
-        self._stopping = True
-        if self.is_between:
-            self.end(ShuttingDown("terminating connection due to administrator command"))
-
-    def end(self, error: PoolError) -> None:
-        """Say why, and close."""
-        self._end_with(messages.error_response(error, "FATAL"))
-
-    def _end_with(self, raw: bytes) -> None:
-        self.stream.write(raw)
-        if not self.stream.pending or not self.is_between:
-            self.close()
-            return
-        # It reads slowly, and what it was answered before is still its own. But it does not have for ever.
-        self.is_gone = self._is_read_out = True
-        self.notify()
-        self.stream.stop_reading()
-        gevent.spawn_later(_READ_OUT_S, self.stream.close)
-
-    def close(self) -> None:
-        self.is_gone = True
-        self.notify()
-        self.stream.close()
-
-    def _leave(self) -> None:
-        self.is_gone = True
-        if not self._is_read_out:
-            self.stream.close()
-        self.pending.clear()
-        unit, worker = self.unit, self.worker
-        if unit is not None and unit.worker is not None:
-            if self.streaming.unit is unit or unit.cut:
-                unit.worker.close("its frontend vanished in the middle of a COPY or of a long message")
-            # Otherwise the statement runs on, as it would without a pool, and the worker drains its answer.
-        elif unit is None and worker is not None:
-            self.worker = None
-            worker.reclaim(self.status)
-        if self._is_read_out:
-            self.stream.wait_drained()
-            self.stream.close()

@@ -32,13 +32,13 @@ LAYERS = {
     "net": "net connecting listening tls tlsfiles turns",
     "backend": """
         admin directory backend.groups backend.unit backend.dialogue backend.relay backend.parsed backend.riders
-        backend.upkeep backend.settling backend.worker backend.crew backend.staff backend.roster
-        backend.lease backend.leases backend.pool backend.catalogs backend.leaving backend.pause
+        backend.upkeep backend.settling backend.halting backend.worker backend.crew backend.staff
+        backend.roster backend.lease backend.leases backend.pool backend.catalogs backend.leaving backend.pause
         backend.replay backend.cluster ha.statefile ha.probe ha.survey ha.acts
     """,
     "frontend": """
-        logs manager reload listeners keeper census counting presence login preparing answering streaming frontend
-        sessions door arrival ha.watch ha.switchover ha.target ha.tending ha.rejoin ha.peers ha.executor
+        logs manager reload listeners keeper census counting presence login preparing answering ending streaming
+        frontend sessions door arrival ha.watch ha.switchover ha.target ha.tending ha.rejoin ha.peers ha.executor
         monitor monitor.counters monitor.status monitor.exporter monitor.web
         console.house console.listings console.operations console.pgbouncer console.pseudodb console.switching
     """,

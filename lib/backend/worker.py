@@ -14,10 +14,8 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import gevent
-
 from lib.backend import dialogue, tuning
-from lib.backend.settling import Settling
+from lib.backend.halting import Halting
 from lib.backend.unit import CANCELED, Exchange, Stale, Unit, Visit
 from lib.backend.upkeep import State, Tuning
 from lib.errors import ProtocolViolation, ResultChanged
@@ -29,19 +27,17 @@ from lib.wire.framing import is_usual
 if TYPE_CHECKING:
     from lib.backend.roster import Roster
     from lib.frontend import Frontend
-    from lib.tlsfiles import Approach
 
 __all__ = ["State", "Worker"]
 
 log = logging.getLogger(__name__)
 
-_CANCEL_TIMEOUT_S = 10.0
 _NOTED = 255  # of so many, and one more, the times are counted together
 _MAX_LOSSES = 5  # backends that may die with a read behind others on them, before it counts as the one that died
 _BUSY, _HELD, _WRITE, _SESSION = State.BUSY, State.HELD, Kind.WRITE, Kind.SESSION
 
 
-class Worker(Settling):
+class Worker(Halting):
     """One backend and the green thread that reads from it.
 
     sent_at      when its holder's last unit was sent
@@ -49,16 +45,14 @@ class Worker(Settling):
     is_lost      its end was not ours, nor that of a frontend which left it in the middle of something
     """
 
-    __slots__ = ("_after_cancel", "_is_held", "block_since", "is_lost", "key", "number", "sent_at", "started_at")
+    __slots__ = ("block_since", "is_lost", "number", "sent_at", "started_at")
 
     def __init__(self, roster: Roster, number: int, backend: dialogue.Backend) -> None:
         super().__init__(roster, backend)
         self.number = number
-        self.key = backend.key
-        self.is_lost = self._is_held = False
+        self.is_lost = False
         self.started_at = self.idle_since = self.sent_at = monotonic()
         self.block_since = 0.0
-        self._after_cancel: Unit | Visit | None = None  # waits until the server has closed the cancel connection
 
     def __repr__(self) -> str:
         held = " session" if self.session else ""
@@ -316,91 +310,6 @@ class Worker(Settling):
     def _stale_badly(self, status: bytes) -> None:
         log.error("%r: a statement taken for a harmless read, and moved, left transaction status %s", self, status)
         self.close("it was shared, and has a transaction open")
-
-    @property
-    def approach(self) -> Approach | None:
-        """How a cancel request gets there: encrypted if the backend's own connection is."""
-        return self.roster.cluster.approach if self.stream.is_encrypted else None
-
-    # --- cancelling --------------------------------------------------------------------------------------------------
-
-    def cancel(self, unit: Unit) -> None:
-        """Cancel `unit` and nothing else: until the cancel connection was closed by the server and the unit has
-        answered, nothing is sent to this backend."""
-        if self.drop_rider(unit):
-            # It need not be told: a read that nobody waits for does no harm.
-            unit.frontend.canceled(unit)
-            return
-        if unit not in self.in_flight:
-            return
-        if (unit.open or unit.cut) and unit.frontend.streaming.puts_off_cancel(unit):
-            return
-        self.move_riders()
-        self.cancels += 1
-        gevent.spawn(self._cancel, unit)
-
-    def _cancel(self, unit: Unit) -> None:
-        certain = dialogue.cancel(
-            self.roster.address, self.key, _CANCEL_TIMEOUT_S,
-            lambda: bool(self.in_flight) and self.in_flight[0] is unit, self.approach,
-        )  # fmt: skip
-        if not certain and self.state is not State.CLOSED:
-            self.close("a cancel request was sent to it and nobody knows when it will arrive")
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """A reason not to send anything to the backend is gone; the last one lets it go on."""
-        self.cancels -= 1
-        if self.state is not State.CLOSED and not self.cancels:
-            resume, self._resume = self._resume, None
-            if resume is not None:
-                resume()
-            elif (waiting := self._after_cancel) is not None:
-                self._after_cancel = None
-                self._put(waiting)
-
-    def parked(self, before: float) -> Unit | None:
-        """The unit of its holder that has waited since `before` for being sent."""
-        unit = self._after_cancel if self.holder is not None else None
-        return unit if isinstance(unit, Unit) and unit.queued_at < before else None
-
-    def take_back(self, unit: Unit) -> bool:
-        """Whether its holder's unit still waits for being sent: then it does so no more."""
-        if self._after_cancel is not unit:
-            return False
-        self._after_cancel = None
-        self.state = _HELD
-        return True
-
-    # --- a primary that is doubted -----------------------------------------------------------------------------------
-
-    def hold(self) -> None:
-        """Nothing more is sent to the backend, as behind a cancel request that may still be on its way."""
-        if not self._is_held:
-            self._is_held = True
-            self.cancels += 1
-            self.close_batch()
-            self.stream.cork()
-            if self.state is State.IDLE:
-                self.reclaim()
-
-    @property
-    def is_between(self) -> bool:
-        """Nothing is under way: it is idle, or held for a session that is between two transactions."""
-        if self.in_flight or self.cancels > self._is_held:
-            return False
-        return self.state is State.IDLE or (self.holder is not None and self.holder.status == b"I")
-
-    @property
-    def is_quiet(self) -> bool:
-        """Nothing is under way, and nothing more is sent to it."""
-        return self._is_held and not self.in_flight
-
-    def release(self) -> None:
-        if self._is_held:
-            self._is_held = False
-            self.stream.uncork()
-            self._go_on()
 
     # --- the end of a worker -----------------------------------------------------------------------------------------
 

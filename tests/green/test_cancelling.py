@@ -5,8 +5,7 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from lib.backend import tuning
-from lib.backend import worker as worker_module
+from lib.backend import halting, tuning
 from lib.wire.framing import MAX_UNIT_BYTES
 from tests.green.fake_server import SYNTAX_ERROR
 from tests.green.small_pool import begun, lose, tuned, wait_until
@@ -106,7 +105,7 @@ def test_nor_is_what_the_pool_sends_itself(pool, before):
 
 
 def test_a_cancel_that_nobody_knows_the_end_of_costs_the_backend(pool, monkeypatch):
-    monkeypatch.setattr(worker_module, "_CANCEL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(halting, "_CANCEL_TIMEOUT_S", 0.05)
     client = pool.connect()
     backend = under_way(pool, client, READ)
     backend.go_on()
