@@ -38,7 +38,8 @@ LAYERS = {
     """,
     "frontend": """
         logs manager reload listeners keeper census counting presence login preparing answering ending streaming
-        frontend sessions door arrival ha.watch ha.switchover ha.target ha.tending ha.rejoin ha.peers ha.executor
+        frontend sessions door arrival ha.watch ha.switchover ha.target ha.tending ha.rejoin ha.peers ha.silence
+        ha.holding ha.executor
         monitor monitor.counters monitor.status monitor.exporter monitor.web
         console.house console.listings console.operations console.pgbouncer console.pseudodb console.switching
     """,

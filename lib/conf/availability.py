@@ -73,7 +73,8 @@ class Availability:
     peers: tuple[Address, ...] = row(
         HA, "list of addresses", "", [], True, addresses.addresses(),
         "Other pools in front of the same servers: `[(host, port), ...]`. After a switch each of them is told who is "
-        "the primary (`pool changemaster` in its pseudo database, as the user of `admin_cnn`), until it has answered. "
+        "the primary (`pool changemaster` in its pseudo database, as the user of `admin_cnn`), until it has answered, "
+        "and before a planned one each has its statements wait (`pool hold`). "
         "A pool without `enable_ha` asks them at its start.",
         "Without it, other pools go on with the old primary, and what they write there fails or waits.",
     )

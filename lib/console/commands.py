@@ -133,6 +133,8 @@ _SOCKETS = columns(
 _POOL_ID = Argument("pool_id", Kind.ID)
 _ID = Argument("id", Kind.ID)
 _DATABASE = Argument("database", Kind.NAME, is_optional=True)
+_FORCE = Argument("force", Kind.CHOICE, is_optional=True, choices=("force",))
+_WHO = Argument("who", Kind.NAME, is_optional=True)
 _HOW_TO_STOP = Argument("how", Kind.CHOICE, is_optional=True, choices=("wait_for_clients", "wait_for_servers"))
 
 TABLE: tuple[Command, ...] = (
@@ -186,12 +188,13 @@ TABLE: tuple[Command, ...] = (
         help="who is the primary, what is thought of it, and what has become of the last switch",
         columns=columns(
             "enabled bool, primary text, state text, failures int8, refusal text, timeline int8, sync text, "
-            "former text, pending text, untold text, switches int8, last_switch text, switched_at text"
+            "former text, pending text, untold text, switches int8, last_switch text, switched_at text, "
+            "held text"
         ),
     ),
     Command(
         words="pool switchover", privilege=OPERATE, is_serial=True,
-        arguments=(Argument("pool_id", Kind.ID, is_optional=True),),
+        arguments=(Argument("pool_id", Kind.ID, is_optional=True), _FORCE),
         help="make a standby the primary, as planned: nothing fails, and the old one comes back as a standby",
         columns=columns("step text, what text"),
     ),
@@ -208,6 +211,14 @@ TABLE: tuple[Command, ...] = (
         words="pool changemaster", privilege=OPERATE, is_serial=True,
         arguments=(Argument("pool_id|host:port", Kind.NAME),),
         help="write to this server from now on, which somebody else has made the primary",
+    ),
+    Command(
+        words="pool hold", privilege=OPERATE, arguments=(_WHO,),
+        help="have statements for the primary wait for 5 s, as it is about to be replaced; said again, for 5 s more",
+        columns=columns("quiet bool, seconds float8"),
+    ),
+    Command(
+        words="pool release", privilege=OPERATE, arguments=(_WHO,), help="go on with the primary, after pool hold",
     ),
     Command(
         words="pool new_worker", privilege=OPERATE, is_serial=True,

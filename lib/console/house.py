@@ -36,6 +36,9 @@ class Caller(Protocol):
 
     def may(self, privilege: commands.Privilege) -> bool: ...
 
+    def check_wanted(self) -> None:
+        """raises   StatementCancelled when what it runs is canceled, EOFError when the frontend has gone"""
+
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait; raises StatementCancelled when it is canceled, EOFError when the frontend has gone."""
 

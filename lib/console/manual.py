@@ -60,6 +60,14 @@ _NOTES = {
     "and its reads see what was written before ([pooling.md](pooling.md#reading-your-writes)). Write it into `slaver`, "
     "too.",
     "pool remove": "Of the primary it is refused.",
+    "pool switchover": "The `peers` hold meanwhile, so that nothing fails there either. One that cannot hold is a "
+    "reason against it; `force` leaves it out, and then statements of its clients fail that are under way. Canceled "
+    "(Ctrl-C) while it waits for transactions, it has not changed anything.",
+    "pool hold": "A pool that switches over says this to the others, which have their statements wait (reads on "
+    "standbys go on) and let end what is under way, transactions too. It answers when nothing is under way any more, "
+    "`quiet`, or after a second that something is. A hold is over 5 s after it was asked for last, with `pool "
+    "release`, or with `pool changemaster`, when statements go on with the new primary. Who has a hold is told apart "
+    "by the name, and nobody ends one of another name; by hand there is no need of one. `ha list` shows all.",
     "pool new_worker": "Parameters as in a connection string, with blanks or commas between them: `user=app, "
     "database=shop, password='...'`. Without `password` what an earlier login has left is used. It goes again by "
     "`idle_timeout`, if the formula has fewer.",

@@ -151,6 +151,8 @@ def read(text: str, tokens: Sequence[Token], source: str, given: Sequence[str | 
             if not argument.is_optional:
                 raise _wrong_usage(command)
             values[argument.name] = None
+        elif argument.is_optional and _is_choice(rest[0], command.arguments, behind=argument):
+            values[argument.name] = None
         elif argument.kind in (Kind.PARAMETERS, Kind.SETTING, Kind.SQL):
             values[argument.name] = _read_rest(argument, rest, source)
             rest = []
@@ -208,6 +210,12 @@ def _wrong_usage(command: Command) -> PoolError:
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _is_choice(token: Token, arguments: Sequence[Argument], behind: Argument) -> bool:
+    """Whether it is one of the words of an argument that comes later."""
+    later = arguments[arguments.index(behind) + 1 :]
+    return token.kind == "word" and any(token.value.lower() in each.choices for each in later)
 
 
 def _size(argument: Argument, rest: Sequence[Token]) -> int:

@@ -273,17 +273,17 @@ class PseudoFrontend:
 
     def _acquire(self) -> None:
         while not self.house.serial.acquire(timeout=_LOOK_S):
-            self._check_wanted()
+            self.check_wanted()
 
     def _sliced(self, rows: Iterable[tuple[Any, ...]], request: Request) -> Iterator[tuple[Any, ...]]:
         """Rows that are wanted, in the order that is wanted; others have their turn between slices."""
         chosen = request.filter
         if chosen.is_sorted:
-            rows = chosen.sort(row for row in in_slices(rows, self._check_wanted) if chosen.keeps(row))
+            rows = chosen.sort(row for row in in_slices(rows, self.check_wanted) if chosen.keeps(row))
         left = chosen.limit if chosen.limit is not None else -1
         if left == 0:
             return
-        for row in in_slices(rows, self._check_wanted):
+        for row in in_slices(rows, self.check_wanted):
             if not chosen.is_sorted and not chosen.keeps(row):
                 continue
             yield row
@@ -293,10 +293,10 @@ class PseudoFrontend:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self._check_wanted()
+            self.check_wanted()
             gevent.sleep(_LOOK_S)
 
-    def _check_wanted(self) -> None:
+    def check_wanted(self) -> None:
         if self.is_gone or self.stream.has_ended():
             raise EOFError
         if self._is_stopping:

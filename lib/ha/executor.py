@@ -20,6 +20,7 @@ from lib.addresses import Address
 from lib.errors import PoolError
 from lib.ha import acts, choice
 from lib.ha.choice import Answer, Choice, Known
+from lib.ha.holding import Holding
 from lib.ha.machine import Action, Event, Machine, State
 from lib.ha.peers import Peers
 from lib.ha.statefile import StateFile
@@ -54,6 +55,7 @@ class Guardian:
     machine   what is thought of it
     watch     what is seen
     file      what is remembered
+    holding   who else has statements wait, as he is about to replace the primary
     """
 
     def __init__(self, settings: Settings, cluster: Cluster, as_admin: Mapping[str, Any]) -> None:
@@ -64,6 +66,7 @@ class Guardian:
         self.watch = Watch(settings, cluster, as_admin, self.machine)
         self.as_admin = as_admin
         self.peers = Peers(as_admin)
+        self.holding = Holding(self)
         self.watch.act = self._act
         self.watch.on_look = self._look
         self.watch.on_known = self._remember
@@ -102,7 +105,7 @@ class Guardian:
         if self.settings.enable_ha:
             self._remember()
         else:
-            self._ask_peers()
+            self.ask_peers()
 
     def _look(self) -> None:
         self.machine.after_fail_cnt = self.settings.ha_after_fail_cnt  # a reload may have changed them
@@ -146,13 +149,14 @@ class Guardian:
         """Have somebody else decide, and use former primaries again that have become standbys."""
         while True:
             if self.cluster.primary.failures:
-                self._ask_peers()
+                self.ask_peers()
             for pool in self.cluster.former[:]:
                 for answer in self.watch.ask_all([pool], _CHOICE_S):
                     self.tending.look_at_former(pool, answer)
             gevent.sleep(_PEER_LOOK_S)
 
-    def _ask_peers(self) -> None:
+    def ask_peers(self) -> None:
+        """Take over the primary of another pool that may promote."""
         primary = self.peers.ask(self.settings.peers)
         try:
             if primary is not None:
@@ -184,6 +188,7 @@ class Guardian:
             system=answers[0].system,
         )  # fmt: skip
         self.machine.begin_anew()
+        self.holding.end()
         self.cluster.switch(pool)
         self.watch.begin_anew()
         self.watch.learn(answers[0])
@@ -218,6 +223,7 @@ class Guardian:
             elif action is Action.RELEASE:
                 log.info("%s answers again", self.cluster.primary.describe())
                 self.cluster.primary.release()
+                self.holding.look()
             elif action is Action.SWITCH:
                 gevent.spawn(self._replace)
 
@@ -315,6 +321,7 @@ class Guardian:
         """`pool` is the primary: remember it, have statements go there, and the others follow."""
         pending = tuple(each.address for each in self.cluster.standbys if each is not pool)
         self.write(primary=pool.address, target=None, former=self._former_beside(pool), pending=pending)
+        self.holding.end()
         self.cluster.switch(pool)
         self._noted()
         self.happened(Event.PROMOTED)

@@ -1,7 +1,8 @@
 """Other pools in front of the same servers: told of a new primary, and asked when this one starts.
 
 Green. Told through their pseudo database, as admin_cnn, again and again until each has answered. A pool that was down
-meanwhile asks the one that may promote, and so does one whose primary is gone.
+meanwhile asks the one that may promote, and so does one whose primary is gone. Before a planned switch they are asked
+to hold (`lib.ha.silence`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ PSEUDO = "pseudo"
 _AGAIN_S = 0.5
 _KEEP_S = 10.0
 _ANSWER_S = 5.0
+_HOLD_S = 2.0  # a pool answers a hold within a second, quiet or not
+_HOLD_LANE = "hold"
+_NOT_HELD, _NO_COMMAND = "55000", "42601"
+_THREADS = 32
 _read = address()
 
 
@@ -33,7 +38,7 @@ class Peers:
     """
 
     def __init__(self, as_admin: Mapping[str, Any]) -> None:
-        self._admin = Admin(as_admin, connect_timeout_s=2.0, statement_timeout_s=_ANSWER_S, threads=8)
+        self._admin = Admin(as_admin, connect_timeout_s=2.0, statement_timeout_s=_ANSWER_S, threads=_THREADS)
         self.untold: dict[Address, str] = {}
         self._keeping: dict[Address, gevent.Greenlet] = {}
         self._telling: dict[Address, gevent.Greenlet] = {}
@@ -59,7 +64,7 @@ class Peers:
             try:
                 self._admin.query(peer, PSEUDO, f"pool changemaster {primary}")
             except PoolError as error:
-                self.untold[peer] = f"{error} {error.detail or ''}".strip()
+                self.untold[peer] = words_of(error)
                 if self.untold[peer] != said:
                     said = self.untold[peer]
                     log.warning("the pool at %s could not be told of the new primary, trying on: %s", peer, said)
@@ -68,6 +73,28 @@ class Peers:
                 self.untold.pop(peer, None)
                 return
             gevent.sleep(_AGAIN_S)
+
+    def refusal(self, peer: Address, name: str) -> str:
+        """Why a pool would not hold, or nothing: it has no hold of this name, and says so to those who may release."""
+        try:
+            self._admin.query(peer, PSEUDO, f"pool release {name}", timeout_s=_HOLD_S, lane=_HOLD_LANE)
+        except PoolError as error:
+            if error.sqlstate == _NO_COMMAND:
+                return "it is an older one, and has no \"pool hold\""
+            return "" if error.sqlstate == _NOT_HELD else words_of(error)
+        return ""
+
+    def hold(self, peer: Address, name: str) -> bool:
+        """Have a pool hold, or hold on; whether it is quiet.
+
+        raises   PoolError
+        """
+        rows = self._admin.query(peer, PSEUDO, f"pool hold {name}", timeout_s=_HOLD_S, lane=_HOLD_LANE)
+        return bool(rows[0][0])
+
+    def release(self, peer: Address, name: str) -> None:
+        """raises   PoolError"""
+        self._admin.query(peer, PSEUDO, f"pool release {name}", timeout_s=_HOLD_S, lane=_HOLD_LANE)
 
     def keep(self, peers: Iterable[Address]) -> None:
         """Stay logged in to them: when the primary is gone, nobody can be asked who we are."""
@@ -95,3 +122,8 @@ class Peers:
             except (PoolError, Wrong, IndexError) as error:
                 log.info("the pool at %s could not be asked who is the primary: %s", peer, error)
         return None
+
+
+def words_of(error: PoolError) -> str:
+    """The words of an error, without its code."""
+    return f"{error.message}: {error.detail}" if error.detail else str(error.message)

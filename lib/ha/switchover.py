@@ -2,23 +2,27 @@
 
 Green. What is under way on the primary ends first, and what comes waits. The primary is stopped cleanly, so that the
 standby has all of its WAL, the shutdown checkpoint too; then that one is promoted, and the old one, which has been told
-before, starts as its standby: no rewind. The same reasons against it serve the dry run and the real one.
+before, starts as its standby: no rewind. The other pools hold meanwhile. The same reasons against it serve the dry run
+and the real one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import gevent
 
-from lib.errors import PoolError
+from lib.addresses import Address
+from lib.errors import PoolError, StatementCancelled
 from lib.ha import acts, choice, conninfo
 from lib.ha.choice import Answer, Choice
 from lib.ha.conninfo import NotAConninfo
 from lib.ha.machine import Event
+from lib.ha.silence import Silence
 
 if TYPE_CHECKING:
     from lib.backend.pool import Pool
@@ -44,11 +48,13 @@ class Plan(NamedTuple):
 
     primary   None when it does not answer
     found     None when there is nobody to be chosen
+    holding   other pools, which will hold
     """
 
     primary: Answer | None
     found: Choice | None
     against: tuple[str, ...]
+    holding: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """As a DBA wants to see it: item, value."""
@@ -67,6 +73,8 @@ class Plan(NamedTuple):
                 yield "follows", f"{_shown(each)} as {each.application_name}{slot}"
             if self.primary is not None:
                 yield "comes back", f"{_shown(self.primary)} as a standby, {_how(self.primary)}"
+        for pool in self.holding:
+            yield "holds", pool
         for reason in self.against:
             yield "against", reason
 
@@ -86,12 +94,19 @@ def _lsn(lsn: int) -> str:
 class Switchover:
     """One planned switch.
 
-    to   the pool that is to be the primary; None: the one that would be chosen if the primary were gone
+    to           the pool that is to be the primary; None: the one that would be chosen if the primary were gone
+    check_wanted raises what ends it, as long as it can be left
+    is_forced    without the pools that cannot hold
     """
 
-    def __init__(self, guardian: Guardian, to: Pool | None) -> None:
+    def __init__(
+        self, guardian: Guardian, to: Pool | None, check_wanted: Callable[[], None], is_forced: bool = False
+    ) -> None:
         self._guardian = guardian
         self._to = to
+        self._check_wanted = check_wanted
+        self._is_forced = is_forced
+        self._silence = Silence(guardian.peers, guardian.settings.peers)
         self._cluster = guardian.cluster
         self._settings = guardian.settings
 
@@ -100,10 +115,11 @@ class Switchover:
     def plan(self) -> Plan:
         """Ask everybody, and see what there is against it."""
         guardian, cluster = self._guardian, self._cluster
+        asking = gevent.spawn(self._silence.refusals)
         answers = guardian.watch.ask_all([cluster.primary, *cluster.standbys], _ASK_S)
         primary = next((each for each in answers if each.number == cluster.primary.number), None)
         standbys = [each for each in answers if each is not primary]
-        against = [*self._against_us(primary)]
+        against = [*self._against_us(primary), *self._against_peers(asking.get())]
         if primary is not None and not primary.in_recovery:
             guardian.watch.learn(primary)
         found = self._choose(standbys)
@@ -122,7 +138,7 @@ class Switchover:
                 way = "which is possible" if primary.can_rewind else "but has neither wal_log_hints nor checksums"
                 against.append(f"{acts.no_restart(primary)}; by hand it would have to be rewound, {way}")
         against += [reason for each in found.others if (reason := cannot_follow(each, self._settings))]
-        return Plan(primary, found, tuple(against))
+        return Plan(primary, found, tuple(against), tuple(f"the pool at {each}" for each in self._silence.asked))
 
     def _against_us(self, primary: Answer | None) -> Iterator[str]:
         if not self._settings.enable_ha:
@@ -133,6 +149,14 @@ class Switchover:
             yield "the primary does not answer"
         elif primary.in_recovery:
             yield f"{primary.name} is in recovery: it is no primary"
+        if self._guardian.holding.until:
+            yield f"another switchover is under way: {self._guardian.holding.shown(time.monotonic())}"
+
+    def _against_peers(self, refusals: dict[Address, str]) -> Iterator[str]:
+        for address, why in refusals.items():
+            reason = self._silence.leave_out(address, why)
+            if not self._is_forced:
+                yield reason
 
     def _choose(self, standbys: list[Answer]) -> Choice | str:
         known = self._guardian.watch.known
@@ -151,16 +175,32 @@ class Switchover:
     def run(self) -> Iterator[tuple[str, str]]:
         """Do it; what was done, step by step.
 
-        raises   Refused
+        raises   Refused; before anything was changed what check_wanted raises, too
         """
-        plan = self.plan()
-        if plan.against or plan.found is None or plan.primary is None:
-            raise Refused("; ".join(plan.against))
-        old, chosen, pool = plan.primary, plan.found.chosen, self._cluster.primary
+        holding = self._guardian.holding
+        if holding.is_own:
+            raise Refused("a switchover is under way")
+        holding.is_own = True
+        try:
+            plan = self.plan()
+            if plan.against or plan.found is None or plan.primary is None:
+                raise Refused("; ".join(plan.against))
+            yield from self._run(plan.primary, plan.found)
+        finally:
+            holding.is_own = False
+
+    def _run(self, old: Answer, found: Choice) -> Iterator[tuple[str, str]]:
+        chosen, pool = found.chosen, self._cluster.primary
         log.warning("a switchover from %s to %s begins", old.name, chosen.name)
         self._checkpoint(old)
         began = time.monotonic()
-        self._quieten(pool)
+        try:
+            self._quieten(pool)
+        except BaseException:
+            self._silence.end()
+            raise
+        for each in self._silence.left_out.values():
+            yield "left out", each
         yield "quiet", f"{_since(began)}: nothing is under way on {old.name}"
         guardian = self._guardian
         guardian.happened(Event.PLANNED)
@@ -169,16 +209,20 @@ class Switchover:
             if not guardian.write(target=chosen.address):
                 raise Refused("the state file cannot be written")
             self._catch_up(old, chosen)
+            self._see_that_all_are_quiet()
             self._tell(old, chosen)
             is_told = True
+            self._see_that_all_are_quiet()
             acts.restart(guardian.admin, old, self._settings.ha_restart_command)
             self._wait_for_its_end(old, chosen)
             yield "stopped", f"{_since(began)}: {chosen.name} has all that {old.name} has written"
             guardian.promote(chosen)
         except (Refused, PoolError, NotAConninfo, acts.CannotRestart, acts.NotPromoted) as error:
             self._undo(old, is_told)
+            self._silence.end()
             raise Refused(f"the switchover is given up: {error}") from None
-        guardian.switched(guardian.pool_of(chosen), plan.found)
+        guardian.switched(guardian.pool_of(chosen), found)
+        self._silence.end_when_told()
         took = _since(began)
         guardian.last_switch = f"{old.name} was replaced by {chosen.name}, as planned, in {took}"
         log.warning("%s", guardian.last_switch)
@@ -193,15 +237,43 @@ class Switchover:
             raise Refused(f"{old.name} could not make a checkpoint: {error}") from None
 
     def _quieten(self, pool: Pool) -> None:
+        """Until nothing is under way on the primary, whichever pool it would come from."""
         deadline = time.monotonic() + _QUIET_S
-        while not pool.hold_gently():
+        self._silence.begin()
+        while True:
+            is_quiet = pool.hold_gently()
+            noisy = self._silence.noisy(time.monotonic())
+            if is_quiet and not noisy:
+                return
             if not self._guardian.machine.is_trusted:
                 pool.hold()
                 raise Refused(f"{pool.describe()} does not answer any more")
-            if time.monotonic() > deadline:
+            try:
+                self._check_wanted()
+                self._see_that_all_hold()
+                if time.monotonic() > deadline:
+                    whose = ["of this pool"] if not is_quiet else []
+                    whose += [f"of the pool at {each}" for each in noisy]
+                    raise Refused(
+                        f"statements or transactions on {pool.describe()} did not end within {_QUIET_S:g} s: "
+                        f"those {', '.join(whose)}"
+                    )
+            except BaseException:
                 pool.release()
-                raise Refused(f"statements or transactions on {pool.describe()} did not end within {_QUIET_S:g} s")
+                raise
             gevent.sleep(_LOOK_S / 2)
+
+    def _see_that_all_hold(self) -> None:
+        for address, why in self._silence.failed().items():
+            reason = self._silence.leave_out(address, why)
+            if not self._is_forced:
+                raise Refused(reason)
+
+    def _see_that_all_are_quiet(self) -> None:
+        """Once more, and for long enough that the old primary can be told to stop."""
+        noisy = self._silence.noisy(time.monotonic())
+        if noisy and not self._is_forced:
+            raise Refused(f"the pool at {noisy[0]} was quiet and is not any more, or does not answer")
 
     def _catch_up(self, old: Answer, chosen: Answer) -> None:
         deadline = time.monotonic() + _CAUGHT_UP_S
@@ -256,10 +328,12 @@ class Switchover:
 
     def _wait_for_return(self, old: Answer) -> str:
         pool, began = self._guardian.pool_of(old), time.monotonic()
-        while time.monotonic() - began < _BACK_S:
-            if pool in self._cluster.standbys:
-                return f"{_since(began)} later: {old.name} follows"
-            gevent.sleep(0.05)
+        with contextlib.suppress(StatementCancelled):  # it is done, whoever does not want to see that
+            while time.monotonic() - began < _BACK_S:
+                if pool in self._cluster.standbys:
+                    return f"{_since(began)} later: {old.name} follows"
+                self._check_wanted()
+                gevent.sleep(0.05)
         return f"{old.name} does not follow yet"
 
 

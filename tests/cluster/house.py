@@ -138,11 +138,14 @@ def frontend(pooler: Pooler, **params: Any) -> Raw:
 
 
 @contextlib.contextmanager
-def loaded(pooler: Pooler, frontends: int = 8) -> Iterator[Load]:
-    """Frontends that write and read all the time, and keep the books."""
+def loaded(pooler: Pooler, frontends: int = 8, name: str = "") -> Iterator[Load]:
+    """Frontends that write and read all the time, and keep the books.
+
+    name   what they write begins with it
+    """
     with contextlib.ExitStack() as stack:
         raws = [stack.enter_context(frontend(pooler)) for _ in range(frontends)]
-        with Load(raws, TABLE) as load:
+        with Load(raws, TABLE, name) as load:
             yield load
 
 

@@ -16,17 +16,19 @@ class Load:
     """One thread for each frontend: an INSERT of an id that is never used again, a read, and so on.
 
     table    has a primary key, so that a statement that was run twice is found out
+    prefix   of all ids, where several loads write to it
     begun            ids that were sent, or are about to be
     acked, unknown   ids, as soon as their answers were read: some time after these were given
     wrong    every answer that was none of the right ones
     """
 
-    def __init__(self, frontends: list[Raw], table: str) -> None:
+    def __init__(self, frontends: list[Raw], table: str, prefix: str = "") -> None:
         self.begun: set[str] = set()
         self.acked: set[str] = set()
         self.unknown: set[str] = set()
         self.wrong: list[str] = []
         self._table = table
+        self._prefix = prefix
         self._is_over = threading.Event()
         self._done = [0] * len(frontends)
         self._threads = [threading.Thread(target=self._run, args=each) for each in enumerate(frontends)]
@@ -53,7 +55,7 @@ class Load:
 
     def _run(self, number: int, frontend: Raw) -> None:
         while not self._is_over.is_set() and not self.wrong:
-            name = f"{number}-{self._done[number]}"
+            name = f"{self._prefix}{number}-{self._done[number]}"
             self.begun.add(name)
             self._try(name, "write", lambda name=name: frontend.query(f"insert into {self._table} values ('{name}')"))
             self._try(name, "read", lambda name=name: frontend.query(f"select '{name}'"))

@@ -1,0 +1,420 @@
+"""A planned switchover with several pools: the others hold meanwhile, and no statement of anybody's clients fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from lib.ha.holding import LEASE_S
+from tests.cluster.house import (
+    LONG_S,
+    SYNC,
+    TABLE,
+    House,
+    frontend,
+    in_thread,
+    kept,
+    loaded,
+    open_house,
+    versions,
+)
+from tests.cluster.load import Load
+from tests.cluster.rawclient import Raw
+from tests.cluster.test_ha_planned import console, dry_run, restart_command, switch
+from tests.pooler import Pooler
+from tests.workplace import wait_until
+
+STEPS = ["quiet", "stopped", "promoted", "comes back"]
+
+
+class Pools(NamedTuple):
+    """Two pools in front of the same servers.
+
+    leader   may promote
+    peer     is told
+    """
+
+    house: House
+    leader: Pooler
+    peer: Pooler
+
+
+@contextlib.contextmanager
+def two_pools(house: House, **of_leader: object) -> Iterator[Pools]:
+    conf = {"ha_restart_command": restart_command(house), **of_leader}
+    with house.pool(enable_ha=False) as peer, house.pool(peers=[(peer.host, peer.port)], **conf) as leader:
+        peer.reload(peers=[(leader.host, leader.port)])
+        yield Pools(house, leader, peer)
+
+
+@contextlib.contextmanager
+def one_standby(**of_leader: object) -> Iterator[Pools]:
+    with open_house(standbys=1) as house, two_pools(house, **of_leader) as pools:
+        yield pools
+
+
+@contextlib.contextmanager
+def both_loaded(pools: Pools) -> Iterator[tuple[Load, Load]]:
+    """Frontends of both pools write, with names of their own, and read."""
+    with loaded(pools.leader, name="leader") as own, loaded(pools.peer, name="peer") as others:
+        yield own, others
+
+
+def check(loads: tuple[Load, Load], committed: set[str]) -> None:
+    """Nothing was lost, and nothing failed."""
+    for load, name in zip(loads, ("leader", "peer"), strict=True):
+        assert load.unknown == set()
+        load.check({each for each in committed if each.startswith(name)})
+
+
+def insert(client: Raw, name: str) -> list[str]:
+    return client.query(f"insert into {TABLE} values ('{name}')").commands
+
+
+def is_held(pooler: Pooler) -> str:
+    with console(pooler) as admin:
+        return admin.query("ha list").rows[0][-1] or ""
+
+
+# --- nothing fails ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", versions(16, 18, pytest.param(13, marks=pytest.mark.needs_npm)))
+def test_no_statement_of_any_pools_clients_fails_in_a_switchover(version):
+    with open_house(version, conf=SYNC) as house, two_pools(house) as pools:
+        with both_loaded(pools) as loads:
+            plan = dry_run(pools.leader)
+            assert "against" not in plan
+            assert plan["holds"] == f"the pool at {pools.peer.host}:{pools.peer.port}"
+            steps = in_thread(lambda: switch(pools.leader))
+            house.first.adopt()
+            assert [step for step, _ in steps()] == STEPS
+            for load in loads:
+                load.go_on()
+        primary = house.wait_promoted()
+        check(loads, kept(primary))
+        with frontend(pools.peer) as client:
+            assert client.query("select inet_server_port()").rows == [(str(primary.port),)]
+        assert is_held(pools.peer) == ""
+
+
+def test_transactions_of_another_pool_end_before_the_switch_and_who_comes_there_meanwhile_waits():
+    with one_standby() as pools, frontend(pools.peer) as client, frontend(pools.peer) as late:
+        client.query("begin")
+        insert(client, "one")
+        steps = in_thread(lambda: switch(pools.leader))
+        pools.peer.wait_said("statements wait")
+        answer = in_thread(lambda: insert(late, "late"))
+        assert insert(client, "two") == ["INSERT 0 1"]
+        assert pools.house.promoted() is None
+        assert client.query("commit").commands == ["COMMIT"]
+        pools.house.first.adopt()
+        assert [step for step, _ in steps()] == STEPS
+        assert answer() == ["INSERT 0 1"]
+        assert kept(pools.house.wait_promoted()) == {"one", "two", "late"}
+
+
+# --- given up --------------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_of_another_pool_that_does_not_end_stops_the_switch_and_all_goes_on():
+    with one_standby() as pools, frontend(pools.peer) as client, frontend(pools.peer) as late:
+        client.query("begin")
+        insert(client, "early")
+        with console(pools.leader) as admin, loaded(pools.leader, 2, name="leader") as load:
+            answer = in_thread(lambda: admin.query("pool switchover"))
+            pools.peer.wait_said("statements wait")
+            waiting = in_thread(lambda: insert(late, "late"))
+            said = answer().error["M"]
+            assert f"did not end within 10 s: those of the pool at {pools.peer.host}:{pools.peer.port}" in said
+            load.go_on()
+        assert load.unknown == set()
+        assert waiting() == ["INSERT 0 1"]
+        assert client.query("commit").commands == ["COMMIT"]
+        assert pools.house.promoted() is None
+        assert is_held(pools.peer) == ""
+
+
+def test_a_restart_that_fails_has_all_pools_go_on():
+    with one_standby(ha_restart_command="exit 7") as pools:
+        with both_loaded(pools) as loads:
+            with console(pools.leader) as admin:
+                assert "ha_restart_command ended with 7" in admin.query("pool switchover").error["M"]
+            for load in loads:
+                load.go_on()
+        assert pools.house.promoted() is None
+        check(loads, kept(pools.house.first))
+
+
+def test_a_switchover_that_is_canceled_while_it_waits_has_changed_nothing():
+    with one_standby() as pools, frontend(pools.peer) as client, frontend(pools.peer) as late:
+        client.query("begin")
+        insert(client, "early")
+        with console(pools.leader) as admin:
+            answer = in_thread(lambda: admin.query("pool switchover"))
+            pools.peer.wait_said("statements wait")
+            admin.cancel()
+            assert answer().code == "57014"
+        assert insert(late, "late") == ["INSERT 0 1"]
+        assert client.query("commit").commands == ["COMMIT"]
+        assert pools.house.promoted() is None
+
+
+def test_a_pool_that_is_told_to_stop_while_its_switchover_waits_stops_at_once_and_all_go_on():
+    """It waited for the transactions, or for its shutdown_timeout."""
+    with one_standby(shutdown_timeout=600) as pools, frontend(pools.peer) as client, frontend(pools.peer) as late:
+        client.query("begin")
+        insert(client, "early")
+        with console(pools.leader) as admin:
+            answer = in_thread(lambda: admin.query("pool switchover"))
+            pools.peer.wait_said("statements wait")
+            pools.leader.stop()
+            assert answer().code == "57014"
+        assert insert(late, "late") == ["INSERT 0 1"]
+        assert pools.house.promoted() is None
+
+
+# --- the switching pool dies -----------------------------------------------------------------------------------------
+
+
+def test_pools_that_hold_go_on_by_themselves_when_the_switching_pool_is_killed():
+    with one_standby() as pools, frontend(pools.leader) as client:
+        client.query("begin")
+        insert(client, "early")
+        with loaded(pools.peer, name="peer") as load:
+            in_thread(lambda: console(pools.leader).query("pool switchover"))
+            pools.peer.wait_said("statements wait")
+            pools.leader.kill()
+            began = time.monotonic()
+            load.go_on()
+            assert time.monotonic() - began < LEASE_S + 10.0
+        pools.peer.wait_said("is still the primary: statements go on")
+        load.check({each for each in kept(pools.house.first) if each.startswith("peer")})
+        assert load.unknown == set()
+        assert pools.house.promoted() is None
+
+
+def test_when_the_old_primary_is_a_standby_already_pools_wait_until_the_switching_pool_is_back():
+    """Their leases have run out, and what was the primary answers them: as a standby, which takes no writes, and whose
+    reads are of yesterday as soon as another one is promoted."""
+    with open_house(standbys=1) as house, two_pools(house, ha_restart_command="") as pools:
+        pools.leader.stop()
+        as_long_as_the_pool = "\nwhile kill -0 $PPID 2>/dev/null; do sleep 0.1; done"
+        pools.leader.conf["ha_restart_command"] = restart_command(house) + as_long_as_the_pool
+        pools.leader.start()
+        wait_until(lambda: dry_run(pools.leader).get("against") is None, LONG_S, "it to see all of them")
+        with loaded(pools.peer, name="peer") as load:
+            in_thread(lambda: console(pools.leader).query("pool switchover"))
+            house.first.adopt(LONG_S)
+            wait_until(lambda: house.first.is_standby, LONG_S, "the old primary to be a standby")
+            os.kill(pools.leader.pid, signal.SIGKILL)
+            pools.peer.wait_said("is in recovery", timeout_s=LONG_S)
+            assert house.promoted() is None
+            pools.leader.start()
+            load.go_on(timeout_s=LONG_S)
+        assert house.promoted() is house.standbys[0]
+        load.check(kept(house.standbys[0]))
+        assert load.unknown == set()
+
+
+# --- pools that cannot hold ------------------------------------------------------------------------------------------
+
+
+def test_a_pool_that_is_down_is_a_reason_against_unless_that_is_forced():
+    with one_standby() as pools:
+        pools.peer.stop()
+        name = f"the pool at {pools.peer.host}:{pools.peer.port} does not hold: no connection to server"
+        reason = dry_run(pools.leader)["against"]
+        assert reason.startswith(name)
+        assert "its clients' statements fail that are under way" in reason
+        with loaded(pools.leader, name="leader") as load:
+            with console(pools.leader) as admin:
+                assert admin.query("pool switchover").error["M"] == reason
+            steps = in_thread(lambda: switch(pools.leader, "2 force"))
+            pools.house.first.adopt()
+            assert [step for step, _ in steps()] == ["left out", *STEPS]
+            assert steps()[0][1] == reason
+            load.go_on()
+        assert load.unknown == set()
+        pools.peer.start()
+        with frontend(pools.peer) as client:
+            assert insert(client, "back") == ["INSERT 0 1"]
+        assert "back" in kept(pools.house.wait_promoted())
+
+
+def test_a_pool_that_hangs_is_a_reason_against_and_with_force_it_learns_of_it_later():
+    with one_standby() as pools:
+        os.kill(pools.peer.pid, signal.SIGSTOP)
+        try:
+            with console(pools.leader) as admin:
+                assert "did not answer in time" in admin.query("pool switchover").error["M"]
+                assert admin.query("ha list").rows[0][2] == "watching"
+            steps = in_thread(lambda: switch(pools.leader, "force"))
+            pools.house.first.adopt()
+            assert [step for step, _ in steps()] == ["left out", *STEPS]
+        finally:
+            os.kill(pools.peer.pid, signal.SIGCONT)
+        with frontend(pools.peer) as client:
+            pools.leader.wait_said("was told of the new primary")
+            assert insert(client, "thawed") == ["INSERT 0 1"]
+        assert "thawed" in kept(pools.house.wait_promoted())
+
+
+def test_a_pool_that_dies_while_it_holds_stops_the_switch():
+    with one_standby() as pools, frontend(pools.leader) as client:
+        client.query("begin")
+        insert(client, "early")
+        with console(pools.leader) as admin:
+            answer = in_thread(lambda: admin.query("pool switchover"))
+            pools.peer.wait_said("statements wait")
+            pools.peer.kill()
+            assert "does not hold" in answer().error["M"]
+        assert insert(client, "more") == ["INSERT 0 1"]
+        assert client.query("commit").commands == ["COMMIT"]
+        assert pools.house.promoted() is None
+
+
+def test_a_pool_that_does_not_know_the_command_or_refuses_it_is_a_reason_against():
+    """Here servers stand for it: one has a database of that name, and to both such a command is a syntax error."""
+    with open_house() as house:
+        house.first.query("create database pseudo")
+        house.cluster.wait_caught_up()
+        older = house.standbys[0]
+        with house.pool(peers=[(older.host, older.port)], ha_restart_command=restart_command(house)) as pooler:
+            assert 'it is an older one, and has no "pool hold"' in dry_run(pooler)["against"]
+        house.first.query("drop database pseudo")
+        house.cluster.wait_caught_up()
+        with house.pool(peers=[(older.host, older.port)], ha_restart_command=restart_command(house)) as pooler:
+            assert 'database "pseudo" does not exist' in dry_run(pooler)["against"]
+
+
+# --- the commands themselves -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def held():
+    """A pool that others may have hold."""
+    with open_house(standbys=1) as house, house.pool(enable_ha=False) as pooler:
+        yield house, pooler
+
+
+def test_a_hold_has_statements_wait_and_lets_reads_of_standbys_through(held):
+    house, pooler = held
+    with frontend(pooler) as client, frontend(pooler) as reader, console(pooler) as admin:
+        reads = "/*s*/ select inet_server_port()"
+        port = str(house.standbys[0].port)
+        wait_until(lambda: reader.query(reads).rows == [(port,)], what="the standby to have workers")
+        ((quiet, seconds),) = admin.query("pool hold").rows
+        assert quiet == "t"
+        assert 0 < float(seconds) <= LEASE_S
+        answer = in_thread(lambda: insert(client, "held"))
+        assert reader.query(reads).rows == [(port,)]
+        assert "held" not in kept(house.first)
+        assert is_held(pooler).startswith("an administrator for")
+        assert admin.query("pool release").commands == ["POOL RELEASE"]
+        assert answer() == ["INSERT 0 1"]
+
+
+def test_a_hold_is_over_by_itself(held):
+    _, pooler = held
+    with frontend(pooler) as client, console(pooler) as admin:
+        admin.query("pool hold")
+        began = time.monotonic()
+        assert insert(client, "patient") == ["INSERT 0 1"]
+        assert time.monotonic() - began > LEASE_S - 1.0
+        assert admin.query("pool release").error["M"] == "nothing is held"
+
+
+def test_a_hold_that_is_said_again_goes_on(held):
+    house, pooler = held
+    with frontend(pooler) as client, console(pooler) as admin:
+        admin.query("pool hold")
+        answer = in_thread(lambda: insert(client, "renewed"))
+        until = time.monotonic() + LEASE_S + 1.0
+        while time.monotonic() < until:
+            assert admin.query("pool hold").rows[0][0] == "t"
+            assert "renewed" not in kept(house.first)
+        admin.query("pool release")
+        assert answer() == ["INSERT 0 1"]
+
+
+def test_a_hold_that_is_not_quiet_yet_says_so(held):
+    _, pooler = held
+    with frontend(pooler) as client, console(pooler) as admin:
+        client.query("begin")
+        insert(client, "open")
+        assert admin.query("pool hold").rows[0][0] == "f"
+        assert client.query("commit").commands == ["COMMIT"]
+        assert admin.query("pool hold").rows[0][0] == "t"
+        admin.query("pool release")
+
+
+def test_nobody_releases_what_another_one_holds(held):
+    house, pooler = held
+    with frontend(pooler) as client, console(pooler) as one, console(pooler) as other, console(pooler) as third:
+        assert one.query("pool hold a-switchover").rows[0][0] == "t"
+        assert other.query("pool hold 'another one'").rows[0][0] == "t"
+        assert third.query("pool release").error["M"] == "nothing is held"
+        assert third.query("pool release nobody").error["M"] == "nothing is held for nobody"
+        answer = in_thread(lambda: insert(client, "twice"))
+        assert one.query("pool release a-switchover").commands == ["POOL RELEASE"]
+        assert is_held(pooler).startswith("another one for")
+        assert "twice" not in kept(house.first)
+        assert other.query("pool release 'another one'").commands == ["POOL RELEASE"]
+        assert answer() == ["INSERT 0 1"]
+
+
+def test_many_administrators_at_the_same_time_leave_nothing_held(held):
+    house, pooler = held
+
+    def work(number: int) -> list[str]:
+        with console(pooler) as admin:
+            for _ in range(20):
+                assert admin.query(f"pool hold who{number}").rows[0][0] in "tf"
+                assert not admin.query(f"pool release who{number}").errors
+                assert admin.query(f"pool release who{number}").error["C"] == "55000"
+        return []
+
+    with loaded(pooler, 4, name="many") as load:
+        for done in [in_thread(lambda number=number: work(number)) for number in range(5)]:
+            assert done() == []
+        load.go_on()
+    load.check({each for each in kept(house.first) if each.startswith("many")})
+    assert load.unknown == set()
+    wait_until(lambda: is_held(pooler) == "", what="nothing to be held")
+
+
+def test_wrong_arguments_are_told(held):
+    _, pooler = held
+    with console(pooler) as admin:
+        assert admin.query("pool hold a b").error["H"] == "Wanted: pool hold [who]"
+        assert admin.query("pool release a b").error["H"] == "Wanted: pool release [who]"
+        assert admin.query(f"pool hold {'x' * 101}").error["C"] == "22023"
+        assert admin.query("pool switchover force 2").error["H"] == "Wanted: pool switchover [pool_id] [force]"
+        assert admin.query("pool switchover 2 really").error["H"] == "Wanted: [force]"
+        assert admin.query("pool switchover really").error["M"] == '"really" is not a number'
+
+
+def test_a_pool_that_is_held_by_another_one_does_not_switch_over():
+    with open_house(standbys=1) as house, house.pool() as pooler, console(pooler) as other, console(pooler) as admin:
+        other.query("pool hold other")
+        assert "another switchover is under way: other for" in admin.query("pool switchover").error["M"]
+
+
+def test_a_hold_that_comes_too_late_does_not_hold_the_new_primary():
+    with one_standby() as pools, console(pools.peer) as admin, frontend(pools.peer) as client:
+        admin.query("pool hold late")
+        pools.leader.stop()
+        pools.house.first.stop()
+        pools.house.standbys[0].promote()
+        answer = in_thread(lambda: insert(client, "new"))
+        admin.query(f"pool changemaster 127.0.0.1:{pools.house.standbys[0].port}")
+        assert answer() == ["INSERT 0 1"]
+        assert admin.query("pool hold late").error["M"] == "the switchover of late is over"
+        assert insert(client, "newer") == ["INSERT 0 1"]
