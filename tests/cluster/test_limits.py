@@ -283,10 +283,11 @@ def test_a_long_copy_data_message_passes(connect, pooler, cluster):
 
 
 def test_half_open_connections_are_closed_after_auth_timeout(cluster):
-    conf = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}, "auth_timeout": 0.3}
+    conf = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}}
     startup = messages.startup_packet({"user": roles.SCRAM.name, "database": roles.DATABASE})
     with Pooler(conf, cluster=cluster, name="impatient") as pooler:
         served = Raw(pooler.host, pooler.port)
+        pooler.reload(auth_timeout=0.3)
         fds = pooler.open_fds()
         half = [Raw(pooler.host, pooler.port, user="") for _ in range(50)]
         for number, frontend in enumerate(half):

@@ -11,7 +11,7 @@ from tests.cluster.wire import Wire
 from tests.servers import Cluster, Pooler, Server
 from tests.workplace import wait_until
 
-LAG = {"max_lag": 0.5, "lag_check_interval": 0.05}
+LAG = {"max_lag": 1, "lag_check_interval": 0.05}
 
 
 @pytest.fixture(scope="module")

@@ -380,6 +380,7 @@ def test_a_frontend_that_does_not_log_in_is_closed_after_auth_timeout(server, us
         heard = silent.until_closed()
         assert time.monotonic() - started < 20
         assert [each.tag for each in heard] in (["E"], [])
+        pooler.reload(auth_timeout=60)
         with Wire(pooler, user=user, database="app") as session:
             assert session.value("select 1") == "1"
 

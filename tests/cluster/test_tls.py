@@ -343,7 +343,7 @@ def test_a_goodbye_of_tls_is_answered_with_one(pooler):
 
 
 def test_tls_that_is_begun_and_not_ended_is_closed_in_time(server, shown):
-    with Pooler(conf(server, shown, auth_timeout=0.5), name="tls-late") as pooler:
+    with Pooler(conf(server, shown, auth_timeout=1.5), name="tls-late") as pooler:
         for beginning in (SSL_REQUEST, b"\x16\x03\x01"):
             with socket.create_connection((pooler.host, pooler.port), 20) as sock:
                 sock.sendall(beginning)

@@ -35,6 +35,7 @@ HBA = [
 ]
 IDENT = 'm robert by_map\nd "CN=Ann\\, \\C3\\9C,O=Us" by_dn\n'
 PASSWORDS = {name: f"secret of {name}" for name in ("password_too", "with_any", "plus", "plain")}
+HASTY = {"query_wait_timeout": 1, "auth_timeout": 2}  # for who cannot be let in
 CERTIFIED = ("by_cert", "by_map", "by_dn")
 
 
@@ -203,8 +204,8 @@ def test_a_server_that_wants_tls_or_its_absence_is_met(world, mode):
 
 def test_servers_are_checked(world):
     def outcome(**settings: Any) -> str | None:
-        own = {"query_wait_timeout": 1, "auth_timeout": 2, "admin_cnn": {"user": "postgres", "sslmode": "prefer"}}
-        with Pooler(world.conf(**{**own, **settings}), name="tls-checked") as pooler:
+        own = {"admin_cnn": {"user": "postgres", "sslmode": "prefer"}}
+        with Pooler(world.conf(**own, **settings), name="tls-checked") as pooler:
             error = world.log_in(pooler.port, "trusted")
             return f"{error} {pooler.log}" if error else None
 
@@ -212,9 +213,11 @@ def test_servers_are_checked(world):
     by_name, by_address = ("localhost", world.server.port), ("127.0.0.1", world.server.port)
     assert outcome(server_tls_sslmode="verify-full", server_tls_ca_file=here, master=by_name) is None
     assert outcome(server_tls_sslmode="verify-full", server_tls_ca_file=here, master=by_address) is None
-    refused = str(outcome(server_tls_sslmode="verify-ca", server_tls_ca_file=elsewhere))
+    refused = str(outcome(server_tls_sslmode="verify-ca", server_tls_ca_file=elsewhere, **HASTY))
     assert "certificate verify failed" in refused and "no TLS with server localhost" in refused
-    assert "certificate verify failed" in str(outcome(server_tls_sslmode="require", server_tls_ca_file=elsewhere))
+    assert "certificate verify failed" in str(
+        outcome(server_tls_sslmode="require", server_tls_ca_file=elsewhere, **HASTY)
+    )
     assert outcome(server_tls_sslmode="prefer", server_tls_ca_file=elsewhere) is None
 
 
@@ -222,12 +225,11 @@ def test_a_server_whose_certificate_is_revoked_is_refused(world):
     lists = world.authority.where / "servers.crl"
     checked = {
         "server_tls_sslmode": "verify-full", "server_tls_ca_file": str(world.authority.cert),
-        "server_tls_crl_file": str(lists), "query_wait_timeout": 1, "auth_timeout": 2,
-        "admin_cnn": {"user": "postgres", "sslmode": "prefer"},
+        "server_tls_crl_file": str(lists), "admin_cnn": {"user": "postgres", "sslmode": "prefer"},
     }  # fmt: skip
     for revoked, is_refused in (([], False), ([world.of_server], True)):
         lists.write_bytes(world.authority.revokes(*revoked))
-        with Pooler(world.conf(**checked), name="tls-revoked") as pooler:
+        with Pooler(world.conf(**checked, **(HASTY if is_refused else {})), name="tls-revoked") as pooler:
             assert (world.log_in(pooler.port, "trusted") is not None) == is_refused
             if is_refused:
                 pooler.wait_said("certificate revoked")
@@ -251,12 +253,12 @@ def test_a_certificate_for_another_host_is_refused_by_verify_full_only(world):
     for name, source in (("server.crt", other.cert), ("server.key", other.key)):
         (world.server.data / name).write_bytes(source.read_bytes())
     world.server.reload()
-    checked = {"server_tls_ca_file": str(world.authority.cert), "query_wait_timeout": 1, "auth_timeout": 2}
+    checked = {"server_tls_ca_file": str(world.authority.cert)}
     try:
         with Pooler(world.conf(server_tls_sslmode="verify-ca", **checked), name="tls-ca") as pooler:
             assert world.log_in(pooler.port, "trusted") is None
         checked["admin_cnn"] = {"user": "postgres", "sslmode": "require"}
-        with Pooler(world.conf(server_tls_sslmode="verify-full", **checked), name="tls-full") as pooler:
+        with Pooler(world.conf(server_tls_sslmode="verify-full", **checked, **HASTY), name="tls-full") as pooler:
             assert world.log_in(pooler.port, "trusted") is not None
             pooler.wait_said('the server certificate is not for host name "localhost"')
     finally:
@@ -269,7 +271,7 @@ def test_tls_that_is_required_and_not_there_is_said(world):
     world.server.query("alter system set ssl = off")
     world.server.reload()
     admin = {"user": "postgres", "sslmode": "disable"}
-    settings = world.conf(server_tls_sslmode="require", query_wait_timeout=1, auth_timeout=2, admin_cnn=admin)
+    settings = world.conf(server_tls_sslmode="require", admin_cnn=admin, **HASTY)
     try:
         with Pooler(settings, name="tls-missing") as pooler:
             assert world.log_in(pooler.port, "trusted") is not None
