@@ -121,8 +121,8 @@ class Sessions:
     session_features: str = row(
         SESSIONS, "word", "", "allow", True, checks.choice("allow", "reject"),
         "Whether what lives in a session (LISTEN, temporary tables, advisory locks, ...) may hold a worker until the "
-        "frontend disconnects: `'allow'`, or `'reject'` it with 0A000. Statements that a driver prepares by the protocol "
-        "and settings (SET) hold none, and are never rejected. Not for session mode.",
+        "frontend disconnects: `'allow'`, or `'reject'` it with 0A000. Statements that a driver prepares by the "
+        "protocol and settings (SET) hold none, and are never rejected. Not for session mode.",
         "`'reject'` finds the applications that do so, before they take all workers.",
     )
     pin_notice: bool = row(
