@@ -137,7 +137,7 @@ class Directory:
     access_ttl_s   how long what was found out about a role and a database holds
     refresh_s      how often the rules are read again even if the server did not reload
     sslmode        how workers connect to the primary
-    first_seen     role -> its fingerprint when it was first asked about, of those that no look at roles has seen yet
+    first_seen     role -> its fingerprint when somebody first asked for it after the last look at roles that met it
     first_defaults as `defaults` would have told before anybody was let in; None until then
     """
 
@@ -287,7 +287,15 @@ class Directory:
 
         raises   ServerUnreachable, AdminQueryFailed: only when nothing is known
         """
-        key = (user, database)
+        found = self._asked((user, database))
+        # Of what was kept, too: no look may have seen the role since it had workers last.
+        if found.fingerprint is not None:
+            self.first_seen.setdefault(user, found.fingerprint)
+            while len(self.first_seen) > MAX_ENTRIES:
+                self.first_seen.popitem(last=False)
+        return found
+
+    def _asked(self, key: tuple[str, str]) -> Access:
         while True:
             kept = self._access.get(key)
             if kept and kept[1] > max(self._outdated_at, time.monotonic() - self._access_ttl_s):
@@ -348,10 +356,6 @@ class Directory:
         if self._failure is not None:
             log.info("the primary can be asked again who may log in")
             self._failure = None
-        if access.fingerprint is not None:
-            self.first_seen.setdefault(user, access.fingerprint)
-            while len(self.first_seen) > MAX_ENTRIES:
-                self.first_seen.popitem(last=False)
         return access
 
     def _keep(self, key: tuple[str, str], access: Access, at: float) -> None:

@@ -142,6 +142,29 @@ def test_a_role_that_is_dropped_and_made_anew_keeps_what_it_has_proved_since(ser
     server.query("drop role nobody")
 
 
+def test_a_role_that_comes_back_with_what_is_still_known_of_it_is_looked_at_for_changes(server):
+    """A look that met it no more, as its last worker was gone, forgot what it was, and who came back within a second
+    was let in without a question: a change before the next look was never noticed."""
+    server.query("drop role if exists nobody; create role nobody login password 'one'")
+    with MiniPool(server, ADMIN, access_ttl_s=3600) as pool:
+        retired: list[str | None] = []
+        there = {("nobody", "postgres")}
+        cluster: Any = SimpleNamespace(
+            pools=[SimpleNamespace(users_and_databases=lambda: there)], retire_workers=retired.append
+        )
+        census = Census(cluster, pool.directory, pool.secrets)
+        assert log_in(pool.port, "nobody", "one") is None
+        census.look()
+        there.clear()
+        census.look()
+        there.add(("nobody", "postgres"))
+        assert log_in(pool.port, "nobody", "one") is None
+        server.query("alter role nobody password 'two'")
+        census.look()
+        assert retired == ["nobody"]
+    server.query("drop role nobody")
+
+
 @pytest.mark.parametrize("user", [*ASKED, "a_trust"])
 def test_a_password_in_conn_params_starts_workers(server, user):
     password = ROLES[user][1] or "ignored"
