@@ -157,13 +157,13 @@ def with_value(settings: Settings, name: str, text: str) -> Settings:
 
     raises   ConfigError
     """
-    name = ALIASES.get(name, name)
+    typed, name = name, ALIASES.get(name, name)
     if name not in TABLE:
         raise ConfigError([_unknown(name)])
     try:
         return _with(settings, {name: TABLE[name].check(_literal(text), True)})
     except Wrong as wrong:
-        complaints = [f"{name}{each.where} is {each.given}: wanted {each.wanted}" for each in wrong.problems]
+        complaints = [f"{typed}{each.where} is {each.given}: wanted {each.wanted}" for each in wrong.problems]
         raise ConfigError(complaints) from None
 
 

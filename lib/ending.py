@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lib import net
     from lib.backend.cluster import Cluster
     from lib.backend.groups import Group
+    from lib.backend.riders import Riders
     from lib.modes import Silence
 
 _READ_OUT_S = 10.0  # how long a frontend that was ended may take to read what it was told
@@ -53,6 +54,12 @@ class Ending(Answering):
         if unit is None:
             return True
         return unit.is_over and not (unit.withholds or self.pending or self.streaming.waits)
+
+    @property
+    def backend(self) -> Riders | None:
+        """The worker that runs its statement, or else the one that it holds."""
+        unit = None if self.is_between else self.unit
+        return (unit.worker if unit is not None else None) or self.worker
 
     def doing(self) -> tuple[Doing, object]:
         """What it does at this moment, and what tells that from the last time that it did so."""

@@ -31,6 +31,7 @@ RECV_BYTES = 16_384
 MORE_RECV_BYTES = 65_536
 READ, WRITE = 1, 2  # of gevent's loop
 _switch = greenlet.switch  # without gevent's wrapper around the hub's, which asks for hooks that nobody has
+_TCP_INFO = struct.Struct("=44xI4xI")  # tcpi_last_data_sent and tcpi_last_data_recv of Linux's struct tcp_info
 # What a peer that vanished without a word looks like after about 90 s instead of two hours.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
@@ -373,3 +374,29 @@ def peer_address(stream: Stream) -> tuple[str | None, int | None, int | None]:
     except OSError:  # gone already
         return "", 0, None
     return host, port, None
+
+
+def own_address(stream: Stream) -> tuple[str, int] | tuple[None, None]:
+    """(host, port) of our end of a TCP connection; None for both of one that is on a Unix socket, or closed."""
+    if stream.sock.family == socket.AF_UNIX:
+        return None, None
+    try:
+        host, port = stream.sock.getsockname()[:2]
+    except OSError:
+        return None, None
+    return host, port
+
+
+def quiet_s(stream: Stream) -> tuple[float, float] | tuple[None, None]:
+    """Seconds since something was sent to the peer of a TCP connection, and since something came from it, as the kernel
+    keeps them; None for both where it does not tell."""
+    if stream.sock.family == socket.AF_UNIX:
+        return None, None
+    try:
+        found = stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:  # closed
+        return None, None
+    if len(found) < _TCP_INFO.size:
+        return None, None
+    sent_ms, received_ms = _TCP_INFO.unpack(found)
+    return sent_ms / 1000, received_ms / 1000

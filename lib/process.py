@@ -183,14 +183,10 @@ class Process:
 
     def _reload_file(self) -> None:
         try:
-            outcome = self.reload.reload()
+            self.reload.reload()
         except ConfigError as error:
             for complaint in error.complaints:
                 log.error("the conf file was not reloaded: %s", complaint)
-            return
-        log.info("the conf file was reloaded: %s", outcome)
-        for warning in outcome.warnings:
-            log.warning("%s", warning)
 
     # --- green threads that look after things ------------------------------------------------------------------------
 

@@ -76,7 +76,11 @@ class Reload:
             found = gevent.get_hub().threadpool.apply(_attempt, (self.settings.path,))
             if isinstance(found, ConfigError):
                 raise found
-            return self._take_over(found)
+            outcome = self._take_over(found)
+        log.info("the conf file was reloaded: %s", outcome)
+        for warning in outcome.warnings:
+            log.warning("%s", warning)
+        return outcome
 
     def set(self, name: str, text: str) -> Outcome:
         """Change one setting, until the next reload says otherwise.

@@ -207,6 +207,16 @@ class SessionFrontend:
         if self.lease is not None:
             self.lease.cancel()
 
+    @property
+    def status(self) -> bytes:
+        """Transaction status."""
+        return self.lease.course.status if self.lease is not None else b"I"
+
+    @property
+    def backend(self) -> Lease | None:
+        """What runs its statements: a lease, for as long as it is here."""
+        return self.lease
+
     def doing(self) -> tuple[Doing, object]:
         """What it does at this moment, and what tells that from the last time that it did so."""
         lease = self.lease

@@ -93,6 +93,7 @@ Try, in another terminal:
   on the primary:    {where} -c "{question}"
   on a standby:      {where} -c "/*s*/ {question}"
   a whole session:   {where}
+  the pool itself:   {where.removesuffix(DATABASE)}pseudo -c "pool list" -c "fe list" -c "cmd"
   the page:          http://127.0.0.1:{pooler.conf["http_listen"]}/
   kill the primary:  kill -9 {cluster.primary.pid}
 

@@ -254,6 +254,32 @@ def test_values_are_compared_by_the_type_of_the_column():
 
 
 @pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("where master", [1]),
+        ("where not master", [2]),
+        ("where not master = true and worker = 0", [2]),
+        ("where master or state = down order by pool_id", [1, 2]),
+        ("where not state in (up, down)", []),
+        ("where not lag > 1", [2]),
+        ("where not lag is null", [2]),
+        ("where not not master limit 1", [1]),
+    ],
+)
+def test_conditions_are_denied_and_a_column_that_is_true_or_false_is_one(words, found):
+    """docs/console.md promised `not`, and there was none."""
+    rows = [(1, True, "a", 0, "up", "primary", None), (2, False, "b", 0, "down", "standby", 0.5)]
+    assert [row[0] for row in kept(f"pool list {words}", rows)] == found
+
+
+@pytest.mark.parametrize("text", ["set max_workers 5", "set max_workers", "set a=1,b=2", "set = 5"])
+def test_what_is_no_setting_is_told_how_to_set_one(text):
+    with pytest.raises(CommandInvalid) as caught:
+        request(text)
+    assert "key=value" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
     ("text", "error"),
     [
         ("cmd where nothing = 1", UnknownColumn),

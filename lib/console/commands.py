@@ -147,8 +147,8 @@ TABLE: tuple[Command, ...] = (
         help="the frontends: who is connected, what they do, and for how long they have waited",
         columns=columns(
             "id int8, host text, port int8, database text, user text, startup_msg text, state text, wait float8, "
-            "age float8, class text, route text, pool_id int8, worker_id int8, pending int8, received int8, "
-            "sent int8, unread int8, mode text, tls bool, connected timestamptz"
+            "age float8, idle float8, class text, route text, pool_id int8, worker_id int8, pending int8, "
+            "received int8, sent int8, unread int8, mode text, tls bool, connected timestamptz"
         ),
     ),
     Command(

@@ -1,8 +1,9 @@
-"""What a frontend of the pseudo database has prepared and bound, and the messages that say so.
+"""The extended protocol of the pseudo database: what a frontend has prepared and bound there, and in which messages.
 
-Pure. Parameters stand for arguments of commands; whatever type a driver gives them, they are read as text.
+Pure: answers are handed on, and who runs commands is told when. Parameters stand for arguments of commands; whatever
+type a driver gives them, they are read as text.
 
-source: protocol-message-formats.html (Parse, Bind)
+source: protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY, protocol-message-formats.html (Parse, Bind)
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lib.console.commands import Column
-from lib.console.encoding import BINARY
-from lib.errors import ProtocolViolation, ValueUnfit
+from lib.console.courtesy import Courtesy
+from lib.console.encoding import BINARY, check_formats, parameter_description, row_description
+from lib.console.parsing import find, parameters_of, split
+from lib.errors import CommandInvalid, ProtocolViolation, UnknownPortal, UnknownStatement, ValueUnfit
+from lib.wire import messages
 from lib.wire.messages import decode
 
 _TEXT_OID = 25
@@ -120,3 +124,122 @@ def read_bind(body: bytes) -> Bind:
 def _int16s(raw: bytes, position: int) -> tuple[tuple[int, ...], int]:
     (count,) = struct.unpack_from("!H", raw, position)
     return struct.unpack_from(f"!{count}H", raw, position + 2), position + 2 + 2 * count
+
+
+class Extended:
+    """Takes messages of one frontend.
+
+    write      where answers go
+    courtesy   of a statement's tokens: what a driver's own is answered with, None for what is none
+    read       of a statement, its tokens, the whole text and the values of its parameters: a command that may be run
+    run        sends the rows of a portal, at most so many (0: all), and what ends them
+    """
+
+    def __init__(
+        self, write: Callable[[bytes], None], courtesy: Callable[[Sequence[Any]], Courtesy | None],
+        read: Callable[..., Any], run: Callable[[Portal, int], None],
+    ) -> None:  # fmt: skip
+        self._write = write
+        self._courtesy = courtesy
+        self._read = read
+        self._run = run
+        self._prepared: dict[bytes, Prepared] = {}
+        self._portals: dict[bytes, Portal] = {}
+
+    def __repr__(self) -> str:
+        return f"<Extended prepared={len(self._prepared)} portals={len(self._portals)}>"
+
+    def take(self, tag: bytes, body: bytes) -> None:
+        """One of EXTENDED.
+
+        raises   PoolError to be told to the frontend; struct.error, IndexError, UnicodeDecodeError: no such message
+        """
+        _TAKEN_BY[tag](self, body)
+
+    def close_portals(self) -> None:
+        """The transaction, or the frontend, is over."""
+        self._portals.clear()
+
+    def forget_unnamed(self) -> None:
+        """A Query takes the place of the statement without a name."""
+        self._prepared.pop(b"", None)
+
+    def _parse(self, body: bytes) -> None:
+        name, text, oids = read_parse(body)
+        if name and name in self._prepared:
+            raise CommandInvalid(f'prepared statement "{decode(name)}" already exists')
+        statements = split(text)
+        if len(statements) > 1:
+            raise CommandInvalid("cannot insert multiple commands into a prepared statement")
+        columns: tuple[Column, ...] = ()
+        count = 0
+        for statement, tokens in statements:
+            courtesy = self._courtesy(tokens)
+            if courtesy is None:
+                columns = find(statement, tokens)[0].columns
+                count = parameters_of(text)
+                if not count:
+                    self._read(statement, tokens, text)
+            else:
+                columns = courtesy.columns
+        self._prepared[name] = Prepared(text, columns, count, oids)
+        self._write(messages.PARSE_COMPLETE)
+
+    def _bind(self, body: bytes) -> None:
+        bind = read_bind(body)
+        prepared = self._statement(bind.statement)
+        given = prepared.given(bind)
+        command: Any = None
+        for statement, tokens in split(prepared.text):
+            command = self._read(statement, tokens, prepared.text, given)
+        check_formats(prepared.columns, bind.result_formats)
+        self._portals[bind.portal] = Portal(command, bind.result_formats)
+        self._write(messages.BIND_COMPLETE)
+
+    def _describe(self, body: bytes) -> None:
+        name = body[1:].rstrip(b"\0")
+        if body[:1] == b"S":
+            prepared = self._statement(name)
+            self._write(parameter_description(prepared.types))
+            self._tell_columns(prepared.columns, ())
+        else:
+            portal = self._portal(name)
+            self._tell_columns(portal.columns, portal.formats)
+
+    def _tell_columns(self, columns: Sequence[Column], formats: Sequence[int]) -> None:
+        self._write(row_description(columns, formats) if columns else messages.NO_DATA)
+
+    def _execute(self, body: bytes) -> None:
+        name, _, rest = body.partition(b"\0")
+        portal = self._portal(name)
+        if portal.command is None:
+            self._write(messages.EMPTY_QUERY_RESPONSE)
+        else:
+            self._run(portal, struct.unpack("!i", rest)[0])
+
+    def _close(self, body: bytes) -> None:
+        which: dict[bytes, Any] = self._prepared if body[:1] == b"S" else self._portals
+        which.pop(body[1:].rstrip(b"\0"), None)
+        self._write(messages.CLOSE_COMPLETE)
+
+    def _statement(self, name: bytes) -> Prepared:
+        prepared = self._prepared.get(name)
+        if prepared is None:
+            raise UnknownStatement(f'prepared statement "{decode(name)}" does not exist')
+        return prepared
+
+    def _portal(self, name: bytes) -> Portal:
+        portal = self._portals.get(name)
+        if portal is None:
+            raise UnknownPortal(f'portal "{decode(name)}" does not exist')
+        return portal
+
+
+_TAKEN_BY: dict[bytes, Callable[[Extended, bytes], None]] = {
+    b"P": Extended._parse,
+    b"B": Extended._bind,
+    b"D": Extended._describe,
+    b"E": Extended._execute,
+    b"C": Extended._close,
+}
+EXTENDED = frozenset(_TAKEN_BY)  # tags of messages that `Extended.take` takes

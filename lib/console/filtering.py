@@ -27,6 +27,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": lambda a, b: a > b,
     ">=": lambda a, b: a >= b,
 }
+_BEHIND_A_CONDITION = ("and", "or", "order", "limit")
 _RUN = 500  # rows that are sorted in one go
 _TRUE, _FALSE = ("t", "true", "yes", "on", "1"), ("f", "false", "no", "off", "0")
 
@@ -195,8 +196,13 @@ def _order(reader: _Reader) -> tuple[int, bool]:
 
 
 def _condition(reader: _Reader, columns: Sequence[Column]) -> Condition:
+    if reader.take("not"):
+        denied = _condition(reader, columns)
+        return Condition(denied.place, lambda value: value is not None and not denied.meets(value))
     index = reader.column()
     column = columns[index]
+    if column.type.name == "bool" and (reader.is_at_end or reader.peek() in _BEHIND_A_CONDITION):
+        return Condition(index, lambda value: value is True)
     if reader.take("is"):
         is_not = reader.take("not")
         reader.want("null")

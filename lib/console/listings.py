@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lib import __version__, modes, net
 from lib.backend.lease import Lease
@@ -22,14 +22,17 @@ from lib.console.routes import Server, explained
 from lib.console.shown import shape_shown, shown
 from lib.errors import UnknownObject
 from lib.frontend import Frontend
+from lib.patience import Doing
 from lib.route.refused import refusal
-from lib.sessions import SessionFrontend
 from lib.turns import in_slices
 
 if TYPE_CHECKING:
     from lib.backend.pool import Pool
+    from lib.console.pseudodb import PseudoFrontend
     from lib.presence import Presence
+    from lib.sessions import SessionFrontend
 
+_STATES = {Doing.RUNNING: "active", Doing.WAITING: "waiting"}
 _IN_BLOCK = {b"T": "idle in transaction", b"E": "idle in transaction (aborted)"}
 
 
@@ -58,37 +61,44 @@ def _fe_list(house: House, caller: Caller, request: Request) -> Iterator[Row]:
 def _fe_row(presence: Presence) -> Row:
     frontend, now = presence.frontend, time.time()
     stream = frontend.stream
-    state, wait, kind, pending, worker = doing(frontend)
+    state, wait, kind, pending, worker = activity(frontend)
     pool = worker.roster.pool if worker is not None else None
     startup = presence.startup
     pairs = (("database", startup.database), ("user", startup.user), *startup.parameters)
+    idle_s = net.quiet_s(stream)[1] if state not in _STATES.values() else None
     return (
         frontend.key[0], presence.host, presence.port, startup.database, startup.user, shown(pairs), state, wait,
-        round(now - presence.since, 3), kind, pool.role if pool is not None else None,
+        round(now - presence.since, 3), idle_s, kind, pool.role if pool is not None else None,
         pool.number if pool is not None else None, worker.number if worker is not None else None, pending,
         stream.received, stream.sent, stream.pending, presence.mode, stream.is_encrypted, presence.since,
     )  # fmt: skip
 
 
-def doing(frontend: Any) -> tuple[str, float | None, str | None, int, Any]:
-    """(state, seconds that it has waited, class of the statement, statements behind it, worker)."""
-    if isinstance(frontend, Frontend):
-        unit = frontend.unit
-        if unit is None or frontend.is_between:
-            state = _IN_BLOCK.get(frontend.status) or ("held" if frontend.worker is not None else "idle")
-            return state, None, None, 0, frontend.worker
-        worker = unit.worker or frontend.worker
-        waits = unit.worker is None and unit.queued_at > 0
-        wait = round(time.monotonic() - unit.queued_at, 6) if waits else None
-        return "waiting" if waits else "active", wait, unit.verdict.kind.name.lower(), len(frontend.pending), worker
-    if isinstance(frontend, SessionFrontend):
-        lease = frontend.lease
-        if lease is None:
-            return "leaving", None, None, 0, None
-        if not lease.course.is_idle:
-            return "active", None, None, 0, lease
-        return _IN_BLOCK.get(lease.course.status, "held"), None, None, 0, lease
-    return ("active" if frontend.is_busy else "idle"), None, None, 0, None
+class Activity(NamedTuple):
+    """What a frontend does, as listings say it.
+
+    wait      seconds that its statement has waited for a worker
+    kind      class of the statement
+    pending   statements behind it
+    worker    Worker or Lease that runs it, or that the frontend holds
+    """
+
+    state: str
+    wait: float | None
+    kind: str | None
+    pending: int
+    worker: Any
+
+
+def activity(frontend: Frontend | SessionFrontend | PseudoFrontend) -> Activity:
+    what, _ = frontend.doing()
+    worker = frontend.backend
+    state = _STATES.get(what) or _IN_BLOCK.get(frontend.status) or ("held" if worker is not None else "idle")
+    if not isinstance(frontend, Frontend) or (unit := frontend.unit) is None or frontend.is_between:
+        return Activity(state, None, None, 0, worker)
+    waits = what is Doing.WAITING and unit.queued_at
+    wait = round(time.monotonic() - unit.queued_at, 6) if waits else None
+    return Activity(state, wait, unit.verdict.kind.name.lower(), len(frontend.pending), worker)
 
 
 # --- pools and workers -----------------------------------------------------------------------------------------------

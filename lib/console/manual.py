@@ -45,7 +45,8 @@ behind others ([pooling.md](pooling.md#riders)) one in eight is timed, for the o
 """
 
 _NOTES = {
-    "fe list": "`wait` is how many seconds the statement has waited for a worker, `class` what it is (see "
+    "fe list": "`wait` is how many seconds the statement has waited for a worker, `idle` for how many "
+    "seconds the client has sent nothing (not known of Unix sockets), `class` what the statement is (see "
     "[pooling.md](pooling.md#what-may-share-a-worker)), `route` and the ids behind it where it runs, or which worker "
     "the client holds. `received` and `sent` are bytes, `unread` those that wait for the client to read them. `id` is "
     "the pid that the client was told, as `pg_backend_pid()` would be.",
@@ -76,6 +77,10 @@ _NOTES = {
     "waits, without a limit in time, until `resume`.",
     "shutdown": "At once means that statements in flight may finish, for as long as `shutdown_timeout`; "
     "`wait_for_servers` lets them finish however long they take, `wait_for_clients` waits until all clients have left.",
+    "show clients": "`request_time` is when the client has sent something last, and null where it came on a Unix "
+    "socket, as `local_addr` is.",
+    "show servers": "`request_time` is when the server was sent something last; it and `local_addr` are null on Unix "
+    "sockets.",
     "show stats": "Times are in microseconds; averages go from one to two minutes ago up to now, and from "
     "the start as long as there is less. `total_requests` is an "
     "older name of `total_query_count`.",

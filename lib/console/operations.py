@@ -164,7 +164,7 @@ def _pool_add(house: House, caller: Caller, request: Request) -> Iterator[Row]:
     address, cluster = request.values["host:port"], house.cluster
     for pool in (*cluster.pools, *cluster.former):
         if pool.address == address:
-            raise ObjectExists(f"pool {pool.number} is {net.show_address(address)}")
+            raise ObjectExists(f"{net.show_address(address)} is pool {pool.number} already")
     _see_that_it_follows(house, address)
     pool = cluster.add_standby(address)
     for frontend in in_slices(list(house.arrivals.frontends.values())):

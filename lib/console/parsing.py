@@ -154,7 +154,7 @@ def read(text: str, tokens: Sequence[Token], source: str, given: Sequence[str | 
         elif argument.is_optional and _is_choice(rest[0], command.arguments, behind=argument):
             values[argument.name] = None
         elif argument.kind in (Kind.PARAMETERS, Kind.SETTING, Kind.SQL):
-            values[argument.name] = _read_rest(argument, rest, source)
+            values[argument.name] = _read_rest(command, argument, rest, source)
             rest = []
         else:
             taken = _size(argument, rest)
@@ -263,7 +263,7 @@ def read_address(word: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _read_rest(argument: Argument, rest: Sequence[Token], source: str) -> Any:
+def _read_rest(command: Command, argument: Argument, rest: Sequence[Token], source: str) -> Any:
     text = source[rest[0].start : rest[-1].end]
     if argument.kind is Kind.SQL:
         return text
@@ -271,9 +271,12 @@ def _read_rest(argument: Argument, rest: Sequence[Token], source: str) -> Any:
         text = rest[0].value
     elif len(rest) > 2 and rest[1].value.lower() == "to":
         text = f"{rest[0].value} = {source[rest[2].start : rest[-1].end]}"
-    pairs = read_parameters(text)
     if argument.kind is Kind.PARAMETERS:
-        return pairs
+        return read_parameters(text)
+    try:
+        pairs = read_parameters(text)
+    except CommandInvalid:
+        raise _wrong_usage(command) from None
     if len(pairs) != 1:
         raise CommandInvalid("one setting at a time can be changed", hint=f"Wanted: {argument.usage}")
     return next(iter(pairs.items()))

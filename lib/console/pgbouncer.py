@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from lib import config, modes
+from lib import config, modes, net
 from lib.backend.lease import State as LeaseState
 from lib.backend.leases import Leases
 from lib.backend.roster import Roster
@@ -22,7 +22,7 @@ from lib.backend.worker import State, Worker
 from lib.console.access import PSEUDO
 from lib.console.averages import PERIOD_S
 from lib.console.house import Caller, House, Row, reply
-from lib.console.listings import doing, workers_of
+from lib.console.listings import activity, workers_of
 from lib.console.parsing import Request
 from lib.counting import by_database, counted
 from lib.turns import in_slices
@@ -103,7 +103,7 @@ def _pools(house: House, caller: Caller, request: Request) -> Iterator[Row]:
     waiting: Counter[Who] = Counter()
     longest: dict[Who, float] = {}
     for presence in in_slices(list(house.arrivals.presences.values())):
-        state, wait, *_ = doing(presence.frontend)
+        state, wait, *_ = activity(presence.frontend)
         who = _who(presence)
         (waiting if state == "waiting" else active)[who] += 1
         longest[who] = max(longest.get(who, 0.0), wait or 0.0)
@@ -179,12 +179,14 @@ def _lists(house: House, caller: Caller, request: Request) -> Iterator[Row]:
 def _clients(house: House, caller: Caller, request: Request) -> Iterator[Row]:
     for presence in list(house.arrivals.presences.values()):
         frontend = presence.frontend
-        state, wait, _, _, worker = doing(frontend)
+        state, wait, _, _, worker = activity(frontend)
         startup = presence.startup
         wait = wait or 0.0
+        _, quiet_s = net.quiet_s(frontend.stream)
         yield (
             "C", startup.user, startup.database, "waiting" if state == "waiting" else "active", presence.host,
-            presence.port, None, None, presence.since, time.time() - wait, int(wait), int(wait % 1 * 1_000_000), 0,
+            presence.port, *net.own_address(frontend.stream), presence.since,
+            time.time() - quiet_s if quiet_s is not None else None, int(wait), int(wait % 1 * 1_000_000), 0,
             str(frontend.key[0]), _link(worker), 0, "TLS" if frontend.stream.is_encrypted else "",
             dict(startup.parameters).get("application_name", ""),
         )  # fmt: skip
@@ -201,11 +203,13 @@ def _servers(house: House, caller: Caller, request: Request) -> Iterator[Row]:
             login = worker.roster.login if isinstance(worker, Worker) else worker.login
             settings = worker.group.settings if isinstance(worker, Worker) else login.packet
             since = time.time() - (time.monotonic() - worker.started_at)
+            quiet_s, _ = net.quiet_s(worker.stream)
             is_idle = worker.state in (State.IDLE, LeaseState.IDLE)
             holder: Any = worker.holder
             yield (
                 "S", login.user, login.database, "idle" if is_idle else "active", pool.address[0], pool.address[1],
-                None, None, since, since, 0, 0, int(worker.retiring), f"{pool.number}/{worker.number}",
+                *net.own_address(worker.stream), since, time.time() - quiet_s if quiet_s is not None else None, 0, 0,
+                int(worker.retiring), f"{pool.number}/{worker.number}",
                 str(holder.key[0]) if holder is not None else "", worker.key[0],
                 "TLS" if worker.stream.is_encrypted else "", dict(settings).get("application_name", ""),
             )  # fmt: skip

@@ -18,10 +18,10 @@ import gevent
 
 from lib.console import encoding, house, listings, operations, pgbouncer, switching  # noqa: F401 (replies register themselves)
 from lib.console.access import PSEUDO
-from lib.console.commands import Column, Privilege
+from lib.console.commands import Privilege
 from lib.console.courtesy import Courtesy, answer
-from lib.console.extended import Portal, Prepared, read_bind, read_parse
-from lib.console.parsing import Request, find, parameters_of, read, split
+from lib.console.extended import EXTENDED, Extended, Portal
+from lib.console.parsing import Request, read, split
 from lib.errors import (
     CommandFailed,
     CommandInvalid,
@@ -32,9 +32,8 @@ from lib.errors import (
     ProtocolViolation,
     ShuttingDown,
     StatementCancelled,
-    UnknownPortal,
-    UnknownStatement,
 )
+from lib.patience import Doing
 from lib.turns import in_slices
 from lib.wire import messages
 
@@ -67,6 +66,7 @@ class PseudoFrontend:
     """
 
     silence = None
+    backend = None
 
     def __init__(
         self, stream: net.Stream, house: House, user: str, rights: Callable[[], frozenset[Privilege]],
@@ -82,8 +82,7 @@ class PseudoFrontend:
         self.is_gone = self.is_busy = False
         self.rights = rights
         self._is_stopping = self._is_canceled = False
-        self._prepared: dict[bytes, Prepared] = {}
-        self._portals: dict[bytes, Portal] = {}
+        self._extended = Extended(stream.write, self._courtesy, self._read, self._run)
         self._skips = False  # an error: nothing counts until Sync
 
     def __repr__(self) -> str:
@@ -117,7 +116,7 @@ class PseudoFrontend:
             self.end(error)
         finally:
             self.is_gone = True
-            self._portals.clear()
+            self._extended.close_portals()
             with gevent.Timeout(1.0, False):
                 self.stream.wait_drained()
             self.stream.close()
@@ -129,11 +128,11 @@ class PseudoFrontend:
         elif tag == b"S":
             self._skips = False
             if self.status == b"I":
-                self._portals.clear()
+                self._extended.close_portals()
             self.stream.write(messages.READY[self.status])
-        elif tag in _EXTENDED:
+        elif tag in EXTENDED:
             if not self._skips:
-                self._guarded(lambda: _EXTENDED[tag](self, body))
+                self._guarded(lambda: self._extended.take(tag, body))
         elif tag == b"F":
             self._guarded(lambda: _refuse_call())
             self._skips = False
@@ -164,7 +163,7 @@ class PseudoFrontend:
     # --- simple protocol ---------------------------------------------------------------------------------------------
 
     def _query(self, body: bytes) -> None:
-        self._prepared.pop(b"", None)
+        self._extended.forget_unnamed()
         text = messages.decode(body.rstrip(b"\0"))
 
         def run() -> None:
@@ -185,7 +184,7 @@ class PseudoFrontend:
 
     def _read(self, statement: str, tokens: Sequence[Any], source: str, given: Sequence[str | None] = ()) -> Any:
         """A Request that this user may run, or a Courtesy."""
-        courtesy = answer(tokens, self.parameters, self.user, PSEUDO)
+        courtesy = self._courtesy(tokens)
         if self.status == b"E" and not (courtesy is not None and courtesy.ends):
             raise InFailedTransaction("current transaction is aborted, commands ignored until end of transaction block")
         if courtesy is not None:
@@ -193,6 +192,9 @@ class PseudoFrontend:
         request = read(statement, tokens, source, given)
         self._check(request)
         return request
+
+    def _courtesy(self, tokens: Sequence[Any]) -> Courtesy | None:
+        return answer(tokens, self.parameters, self.user, PSEUDO)
 
     def _check(self, request: Request) -> None:
         command = request.command
@@ -304,80 +306,11 @@ class PseudoFrontend:
         if self._is_canceled:
             raise StatementCancelled("canceling statement due to user request")
 
-    # --- extended protocol -------------------------------------------------------------------------------------------
-
-    def _parse(self, body: bytes) -> None:
-        name, text, oids = read_parse(body)
-        if name and name in self._prepared:
-            raise CommandInvalid(f'prepared statement "{messages.decode(name)}" already exists')
-        statements = split(text)
-        if len(statements) > 1:
-            raise CommandInvalid("cannot insert multiple commands into a prepared statement")
-        columns: tuple[Column, ...] = ()
-        count = 0
-        for statement, tokens in statements:
-            courtesy = answer(tokens, self.parameters, self.user, PSEUDO)
-            if courtesy is None:
-                columns = find(statement, tokens)[0].columns
-                count = parameters_of(text)
-                if not count:
-                    self._read(statement, tokens, text)
-            else:
-                columns = courtesy.columns
-        self._prepared[name] = Prepared(text, columns, count, oids)
-        self.stream.write(messages.PARSE_COMPLETE)
-
-    def _bind(self, body: bytes) -> None:
-        bind = read_bind(body)
-        prepared = self._statement(bind.statement)
-        given = prepared.given(bind)
-        statements = split(prepared.text)
-        command: Any = None
-        for statement, tokens in statements:
-            command = self._read(statement, tokens, prepared.text, given)
-        encoding.check_formats(prepared.columns, bind.result_formats)
-        self._portals[bind.portal] = Portal(command, bind.result_formats)
-        self.stream.write(messages.BIND_COMPLETE)
-
-    def _describe(self, body: bytes) -> None:
-        name = body[1:].rstrip(b"\0")
-        if body[:1] == b"S":
-            prepared = self._statement(name)
-            self.stream.write(encoding.parameter_description(prepared.types))
-            self._tell_columns(prepared.columns, ())
-        else:
-            portal = self._portal(name)
-            self._tell_columns(portal.columns, portal.formats)
-
-    def _tell_columns(self, columns: Sequence[Column], formats: Sequence[int]) -> None:
-        self.stream.write(encoding.row_description(columns, formats) if columns else messages.NO_DATA)
-
-    def _execute(self, body: bytes) -> None:
-        name, _, rest = body.partition(b"\0")
-        portal = self._portal(name)
-        if portal.command is None:
-            self.stream.write(messages.EMPTY_QUERY_RESPONSE)
-        else:
-            self._run(portal, struct.unpack("!i", rest)[0])
-
-    def _close(self, body: bytes) -> None:
-        which = self._prepared if body[:1] == b"S" else self._portals
-        which.pop(body[1:].rstrip(b"\0"), None)
-        self.stream.write(messages.CLOSE_COMPLETE)
-
-    def _statement(self, name: bytes) -> Prepared:
-        prepared = self._prepared.get(name)
-        if prepared is None:
-            raise UnknownStatement(f'prepared statement "{messages.decode(name)}" does not exist')
-        return prepared
-
-    def _portal(self, name: bytes) -> Portal:
-        portal = self._portals.get(name)
-        if portal is None:
-            raise UnknownPortal(f'portal "{messages.decode(name)}" does not exist')
-        return portal
-
     # --- being told --------------------------------------------------------------------------------------------------
+
+    def doing(self) -> tuple[Doing, object]:
+        """What it does at this moment, as other frontends tell it."""
+        return (Doing.RUNNING if self.is_busy else Doing.IDLE), None
 
     def cancel(self) -> None:
         """What it runs ends where it can be left."""
@@ -401,13 +334,6 @@ class PseudoFrontend:
 
 
 _SUSPENDED = b"s\0\0\0\4"
-_EXTENDED: dict[bytes, Callable[[PseudoFrontend, bytes], None]] = {
-    b"P": PseudoFrontend._parse,
-    b"B": PseudoFrontend._bind,
-    b"D": PseudoFrontend._describe,
-    b"E": PseudoFrontend._execute,
-    b"C": PseudoFrontend._close,
-}
 
 
 def _refuse_call() -> None:

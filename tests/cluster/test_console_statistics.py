@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -96,6 +98,29 @@ def test_who_could_not_log_in_is_no_database_that_is_counted(boss):
     with pytest.raises(psycopg.errors.InvalidAuthorizationSpecification):
         boss.execute("pool new_worker 1 user=nobody,database=nowhere")
     assert boss.execute("show stats where database = nowhere").rowcount == 0
+
+
+def test_clients_and_servers_tell_their_own_address_and_when_they_asked_last(boss, pooler, raw):
+    """They told neither: request_time was now for every client, and for every server when it was connected to."""
+
+    def last() -> list[dict[str, Any]]:
+        return [row_of(boss, f"show {what} where database = app order by request_time desc limit 1") for what in BOTH]
+
+    raw.query("select 1")
+    before = last()
+    assert [each["local_addr"] for each in before] == ["127.0.0.1", "127.0.0.1"]
+    assert before[0]["local_port"] == pooler.port and before[1]["local_port"] > 0
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 0.2, what="a while in which nothing is asked")
+    quiet = last()
+    assert all(abs(a["request_time"] - b["request_time"]) < SLACK for a, b in zip(before, quiet, strict=True))
+    assert row_of(boss, "fe list where database = app")["idle"] >= 0.2
+    raw.query("select 1")
+    assert all(a["request_time"] - b["request_time"] > SLACK for a, b in zip(last(), before, strict=True))
+
+
+BOTH = ("clients", "servers")
+SLACK = timedelta(seconds=0.1)
 
 
 def test_nothing_is_forgotten_with_the_workers_that_have_counted_it(boss, raw):

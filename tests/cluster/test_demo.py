@@ -75,6 +75,10 @@ def test_demo_prints_lines_that_work_shows_what_the_readme_says_and_cleans_up(de
     assert [line for line in asked.stdout.splitlines() if line] == shown
     assert asked.stderr.splitlines() == errors
 
+    about = re.search(r"the pool itself: +(.*)", printed())[1]
+    asked = subprocess.run(["sh", "-c", about], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert asked.stderr == "" and "primary" in asked.stdout and "pool switchover" in asked.stdout
+
     page = re.search(r"the page: +(.*)", printed())[1]
     with urllib.request.urlopen(f"{page}status.json", timeout=20) as answer:
         assert [each["role"] for each in json.load(answer)["pools"]] == ["primary", "standby", "standby"]

@@ -472,3 +472,23 @@ def test_its_repr_says_whether_it_is_open_and_what_it_still_has_to_send(pair):
     assert repr(stream) == f"<Stream fd={stream.sock.fileno()} pending={stream.pending}>"
     stream.close()
     assert repr(stream) == "<Stream closed pending=0>"
+
+
+# --- what the kernel knows of a connection ---------------------------------------------------------------------------
+
+
+def test_a_tcp_connection_tells_its_own_address_and_since_when_it_is_quiet(tcp):
+    stream, peer = tcp
+    assert net.own_address(stream) == peer.getpeername()
+    wait_until(lambda: min(net.quiet_s(stream)) > 0.05)
+    peer.sendall(b"x")
+    stream.recv()
+    sent_s, received_s = net.quiet_s(stream)
+    assert received_s < sent_s
+    stream.close()
+    assert net.own_address(stream) == net.quiet_s(stream) == (None, None)
+
+
+def test_a_unix_socket_tells_none_of_that(pair):
+    stream, _ = pair
+    assert net.own_address(stream) == net.quiet_s(stream) == (None, None)
