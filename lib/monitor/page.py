@@ -25,7 +25,7 @@ section, .figure { background: var(--card); border: 1px solid var(--line); borde
 section { margin-top: 10px; overflow-x: auto }
 .figure b { display: block; font-size: 24px; font-weight: 600; font-variant-numeric: tabular-nums }
 #charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 10px; margin-top: 10px }
-#charts section { margin: 0; overflow: hidden }
+#charts section { margin: 0; overflow: hidden; display: flex; flex-direction: column; justify-content: space-between }
 svg { display: block; width: 100%; height: 90px; border-bottom: 1px solid var(--line) }
 polyline { fill: none; stroke: var(--accent); stroke-width: 1.5;
   vector-effect: non-scaling-stroke }
@@ -33,7 +33,14 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: left; font-weight: 500; color: var(--dim); white-space: nowrap }
 th, td { padding: 3px 12px 3px 0; border-bottom: 1px solid var(--line); max-width: 300px; white-space: nowrap;
   overflow: hidden; text-overflow: ellipsis }
-tr:last-child td { border-bottom: 0 } .n { text-align: right }
+tr:last-child td { border-bottom: 0 }
+@media (max-width: 600px) {
+  .heads { display: none }
+  tr:not(.heads) { display: flex; flex-wrap: wrap; gap: 0 14px; padding: 4px 0; border-bottom: 1px solid var(--line) }
+  tr:last-child { border-bottom: 0 }
+  td { border: 0; padding: 0; max-width: 100% }
+  td[data-head]:not(:empty)::before { content: attr(data-head) " "; color: var(--dim) }
+}
 """
 
 _SCRIPT = """
@@ -48,7 +55,7 @@ const make = (name, text, cls) => {
 const number = (value, digits) => value === null || value === undefined ? "\\u2013"
   : value.toLocaleString("en", { maximumFractionDigits: digits === undefined ? 0 : digits });
 const seconds = value => value === null || value === undefined ? "\\u2013"
-  : value < 120 ? number(value, value < 10 ? 1 : 0) + " s"
+  : value > 0 && value < 1 ? number(value * 1000) + " ms" : value < 120 ? number(value, value < 10 ? 1 : 0) + " s"
   : value < 7200 ? number(value / 60) + " min" : number(value / 3600, 1) + " h";
 const sum = list => list.reduce((all, each) => all + each, 0);
 
@@ -56,15 +63,16 @@ function table(id, heads, rows, empty) {
   const place = $(id);
   place.replaceChildren();
   if (!rows.length) { place.append(make("span", empty, "dim")); return; }
-  const whole = make("table"), top = make("tr");
+  const whole = make("table"), top = make("tr", null, "heads");
   for (const head of heads) top.append(make("th", head));
-  whole.append(top);
+  if (heads.some(head => head)) whole.append(top);
   for (const row of rows) {
     const line = make("tr");
-    for (const cell of row) {
-      const [text, cls] = Array.isArray(cell) ? cell : [cell, ""];
-      line.append(make("td", text, cls));
-    }
+    row.forEach((cell, index) => {
+      const [text, cls] = Array.isArray(cell) ? cell : [cell, ""], place = make("td", text, cls);
+      if (heads[index]) place.dataset.head = heads[index];
+      line.append(place);
+    });
     whole.append(line);
   }
   place.append(whole);
@@ -124,9 +132,9 @@ function show(told) {
   table("waiters", ["frontend", "database", "user", "from", "waits"], told.waiters.map(each => [
     each.frontend, each.database, each.user, each.peer, [seconds(each.wait_s), "warn"],
   ]), "nobody waits for a worker");
-  table("frontends", ["frontends", ""], Object.entries(told.frontends).map(([state, count]) =>
+  table("frontends", ["", ""], Object.entries(told.frontends).map(([state, count]) =>
     [state, number(count)]), "nobody is here");
-  table("logins", ["logins since the start", ""], Object.entries(told.logins).map(([outcome, count]) =>
+  table("logins", ["", ""], Object.entries(told.logins).map(([outcome, count]) =>
     [outcome === "ok" ? "let in" : "refused with " + outcome, number(count)]), "none yet");
 }
 
@@ -164,8 +172,8 @@ _BODY = """
 <section><h2>Servers</h2><div id="servers"></div></section>
 <section><h2>Workers</h2><div id="rosters"></div></section>
 <section><h2>Who waits</h2><div id="waiters"></div></section>
-<section><div id="frontends"></div></section>
-<section><div id="logins"></div></section>
+<section><h2>Frontends</h2><div id="frontends"></div></section>
+<section><h2>Logins since the start</h2><div id="logins"></div></section>
 </main>
 <noscript>This page needs JavaScript; /metrics tells the same as text.</noscript>
 """

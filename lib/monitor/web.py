@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from http.client import HTTPException
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,12 @@ class _Handler(pywsgi.WSGIHandler):
         if callers.pop(self, self) is None:  # it was there: now it is last
             callers[self] = None
         super().handle_one_response()
+
+    def read_request(self, raw_requestline: str) -> bool:
+        try:
+            return super().read_request(raw_requestline)
+        except HTTPException as error:  # too many headers: pywsgi would print a traceback for all but a ValueError
+            raise ValueError(str(error)) from None
 
     def hang_up(self) -> None:
         """Others are to be served: its thread finds that the connection has ended."""
