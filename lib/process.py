@@ -277,14 +277,19 @@ class Process:
             gevent.sleep(0.01)
         if busy:
             log.warning("%d statements did not end within shutdown_timeout and are canceled", len(busy))
-            gevent.joinall([gevent.spawn(_cancel, worker) for worker in busy], timeout=_LAST_WORDS_S)
+            _cancel_all(busy)
             deadline = time.monotonic() + _LAST_WORDS_S
             while (busy := self.cluster.busy_workers()) and time.monotonic() < deadline:
                 gevent.sleep(0.01)
             for worker in busy:
                 worker.close("the pool is shut down")
+            _cancel_all(busy)  # what they had behind that; told that it is canceled, they see that nobody is there
         for frontend in list(self.arrivals.frontends.values()):  # their statements have waited for a worker in vain
             frontend.end(ShuttingDown("terminating connection due to administrator command"))
+
+
+def _cancel_all(workers: list[Worker | Lease]) -> None:
+    gevent.joinall([gevent.spawn(_cancel, worker) for worker in workers], timeout=_LAST_WORDS_S)
 
 
 def _cancel(worker: Worker | Lease) -> None:
