@@ -74,7 +74,8 @@ _NOTES = {
     "`idle_timeout`, if the formula has fewer.",
     "pause": "For a restart of the server, or its move. It returns when nothing runs any more; transactions and "
     "sessions that hold a worker are waited for. Canceled (Ctrl-C), it has not paused anything. What comes meanwhile "
-    "waits, without a limit in time, until `resume`.",
+    "waits, without a limit in time, until `resume`. As long as all is paused this pool promotes no standby, however "
+    "long the primary is away.",
     "shutdown": "At once means that statements in flight may finish, for as long as `shutdown_timeout`; "
     "`wait_for_servers` lets them finish however long they take, `wait_for_clients` waits until all clients have left.",
     "show clients": "`request_time` is when the client has sent something last, and null where it came on a Unix "

@@ -38,6 +38,7 @@ _MOST_PROBES = 20
 _GAP_S = 0.02  # between two probes, however many have lost their backend
 _FRESH_S = 2.0  # how old what a standby has said may be
 _SAY_AGAIN_S = 5.0
+PAUSED = "all is paused, and whoever has done that may be restarting it: it is waited for until resume"
 
 
 class Seen(NamedTuple):
@@ -219,7 +220,9 @@ class Watch:
             self.on_known()
 
     def witness(self, now: float) -> str | None:
-        """Why the primary is not proven to be gone, as far as the standbys can tell, or None."""
+        """Why the primary is not proven to be gone, or is to be waited for; None when it is."""
+        if self.cluster.pause.is_whole:
+            return PAUSED
         if not self.known.system:
             return "this pool has never seen the primary, and does not know what it would replace"
         answers = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.console import commands
 from tests.cluster.house import (
     HBA,
     HELD,
@@ -28,6 +29,7 @@ from tests.cluster.house import (
     open_house,
     state_file,
 )
+from tests.cluster.rawclient import simple
 from tests.cluster.test_ha_planned import console, restart_command
 from tests.pooler import Pooler
 from tests.servers import Server
@@ -165,6 +167,32 @@ def test_with_a_wrong_password_nobody_is_promoted_and_the_log_says_why():
             pooler.wait_said("this pool has never seen the primary")
             assert house.promoted() is None
             assert "right" not in pooler.log and "wrong" not in pooler.log
+
+
+def test_a_primary_that_is_restarted_while_all_is_paused_is_waited_for():
+    """PAUSE is for a restart of the server, and one that took longer than a second had a standby promoted: the server
+    that came back was left out, and needed pg_rewind."""
+    with open_house() as house, house.pool() as pooler, frontend(pooler) as client, console(pooler) as admin:
+        assert admin.query("pause").commands == ["PAUSE"]
+        client.send(simple(f"insert into {TABLE} values ('waited')"))
+        house.first.stop("fast")
+        pooler.wait_said("and is not replaced: all is paused")
+        assert "all is paused" in dict(zip(HA_LIST, admin.query("ha list").rows[0], strict=True))["refusal"]
+        house.first.start()
+        assert admin.query("resume").commands == ["RESUME"]
+        assert client.answer().commands == ["INSERT 0 1"]
+        assert house.promoted() is None and kept(house.first) == {"waited"}
+        admin.query("pause")
+        house.first.stop("fast")
+        pooler.wait_said("and is not replaced: all is paused", 2)
+        client.send(simple(f"insert into {TABLE} values ('moved')"))
+        admin.query("resume")
+        primary = house.wait_promoted()
+        assert client.answer().commands == ["INSERT 0 1"]
+        assert kept(primary) == {"waited", "moved"}
+
+
+HA_LIST = [column.name for column in commands.BY_WORDS["ha", "list"].columns]
 
 
 @contextlib.contextmanager
