@@ -25,7 +25,7 @@ LAYERS = {
         route route.* wire wire.* auth auth.*
         backend backend.crowd backend.dispatch backend.freshness backend.lag backend.settings backend.statements
         backend.traces backend.tuning backend.waiting virtual
-        ha ha.choice ha.conninfo ha.machine ha.syncnames
+        ha ha.choice ha.conninfo ha.history ha.machine ha.syncnames
         console console.access console.averages console.commands console.courtesy console.encoding console.extended
         console.filtering console.manual console.parsing console.routes console.shown
     """,
@@ -38,8 +38,8 @@ LAYERS = {
     """,
     "frontend": """
         logs manager reload listeners keeper census counting presence login preparing answering ending streaming
-        frontend sessions door arrival ha.watch ha.switchover ha.target ha.tending ha.rejoin ha.peers ha.silence
-        ha.holding ha.executor
+        frontend sessions door arrival ha.watch ha.following ha.switchover ha.target ha.tending ha.rejoin ha.peers
+        ha.silence ha.holding ha.executor
         monitor monitor.counters monitor.status monitor.exporter monitor.web
         console.house console.listings console.operations console.pgbouncer console.pseudodb console.switching
     """,

@@ -189,7 +189,7 @@ TABLE: tuple[Command, ...] = (
         columns=columns(
             "enabled bool, primary text, state text, failures int8, refusal text, timeline int8, sync text, "
             "former text, pending text, untold text, switches int8, last_switch text, switched_at text, "
-            "held text"
+            "held text, left_out text"
         ),
     ),
     Command(
@@ -205,7 +205,8 @@ TABLE: tuple[Command, ...] = (
     ),
     Command(
         words="pool rejoin", privilege=OPERATE, is_serial=True, arguments=(_POOL_ID,),
-        help="make a standby of a former primary, by pg_rewind", columns=columns("step text, what text"),
+        help="make a standby of a former primary, or of a standby that has followed it too far, by pg_rewind",
+        columns=columns("step text, what text"),
     ),
     Command(
         words="pool changemaster", privilege=OPERATE, is_serial=True,

@@ -49,6 +49,7 @@ def _pool(house: House, number: int) -> Pool:
 def _ha(house: House, caller: Caller, request: Request) -> Iterator[Row]:
     ha = _guardian(house)
     known, file = ha.watch.known, ha.file.state
+    left_out = [pool for pool in house.cluster.former if pool in ha.following.why]
     yield (
         house.settings.enable_ha, str(house.cluster.primary.address), ha.machine.state.value, ha.machine.failures,
         ha.machine.refusal or None, known.timeline or None, known.sync or None,
@@ -56,6 +57,7 @@ def _ha(house: House, caller: Caller, request: Request) -> Iterator[Row]:
         ", ".join(f"{peer}: {why}" for peer, why in ha.peers.untold.items()) or None, ha.switches,
         ha.last_switch or None, time.strftime("%F %T", time.localtime(ha.switched_at)) if ha.switched_at else None,
         ha.holding.shown(time.monotonic()) or None,
+        "; ".join(f"{pool.address}: {ha.following.why[pool]}" for pool in left_out) or None,
     )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def witness(standbys: Sequence[Answer], asked: int, others: Collection[tuple[str
     """Why the primary is not proven to be gone, or None.
 
     standbys   those that have answered; `asked` is how many there are
-    others     addresses of standbys, from which one may be fed that follows the primary by way of another
+    others     addresses of servers that are not the primary, from which one may be fed
     """
     if not standbys:
         return "no standby can be asked whether the primary is gone" if asked else "there is no standby"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from lib.addresses import Address
-from lib.errors import PoolError
-from lib.ha import acts, choice
+from lib.ha import acts, choice, history
 from lib.ha.choice import Answer, Choice, Known
+from lib.ha.following import Following
 from lib.ha.holding import Holding
 from lib.ha.machine import Action, Event, Machine, State
 from lib.ha.peers import Peers
@@ -74,6 +74,7 @@ class Guardian:
         self.switches = 0
         self.last_switch = ""
         self._unwritable = ""
+        self.following = Following(self)
         self.tending = Tending(self)
         self._target = Target(self)
         self._said: dict[Pool, str] = {}
@@ -253,8 +254,7 @@ class Guardian:
         failed_for_s = began - self.machine.failing_since
         standbys = list(self.cluster.standbys)
         answers = self.watch.ask_all(standbys, _CHOICE_S)
-        others = {pool.address for pool in standbys}
-        refusal = choice.witness(answers, len(standbys), others)
+        refusal = choice.witness(answers, len(standbys), self.not_the_primary())
         if refusal:
             return refusal
         found = self._choose(answers)
@@ -262,13 +262,17 @@ class Guardian:
             return found
         if self.machine.state is not State.CHOOSING:
             return None  # it has answered meanwhile
-        if not self.write(target=found.chosen.address, written=self.watch.known.written):
+        # Who is told to follow the chosen one has to be told to come back, should it not be promoted.
+        pending = {*self.file.state.pending, *(Address(*each.address) for each in found.others)}
+        if not self.write(target=found.chosen.address, written=self.watch.known.written, pending=tuple(pending)):
             self.file.change(target=None)
             return "the state file cannot be written"
-        if self.machine.state is not State.CHOOSING:
+        refusal = self.following.before(found) if found.chosen.in_recovery else None
+        if refusal or self.machine.state is not State.CHOOSING:
             self.write(target=None)
-            return None
+            return refusal
         self.happened(Event.CHOSEN)
+        self.following.beside(found)
         log.warning("%s has not answered for %.1f s: it is replaced", old, failed_for_s)
         log.warning("%s is promoted: %s", found.chosen.name, _reasons(found))
         try:
@@ -313,6 +317,11 @@ class Guardian:
         self.write(former=(*self.file.state.former, pool.address))
         return why
 
+    def not_the_primary(self) -> set[tuple[str, int]]:
+        """Addresses of servers from which one may be fed without the primary being there."""
+        pools = {*self.cluster.standbys, *self.cluster.former} - {self.cluster.primary}
+        return {pool.address for pool in pools}
+
     def pool_of(self, answer: Answer) -> Pool:
         """The pool of the server that has answered."""
         return next(pool for pool in [*self.cluster.pools, *self.cluster.former] if pool.number == answer.number)
@@ -329,9 +338,9 @@ class Guardian:
         self.watch.begin_anew()
         self.watch.known = self.watch.known._replace(members=())
         if found is not None:
-            self._keep_satisfiable(found)
-            for each in found.others:
-                gevent.spawn(self.tending.have_follow, self.pool_of(each), each)
+            names = [each.application_name for each in found.others if each.in_recovery]
+            self.following.keep_satisfiable(found.chosen, names)
+            self.following.after(found)
         self.happened(Event.DONE)
 
     def _former_beside(self, primary: Pool) -> tuple[Address, ...]:
@@ -339,32 +348,14 @@ class Guardian:
         was = (*self.file.state.former, Address(*self.cluster.primary.address))
         return tuple(each for each in was if each != primary.address)
 
-    def _keep_satisfiable(self, found: Choice) -> None:
-        try:
-            changed = acts.keep_satisfiable(
-                self.admin, found.chosen, [each.application_name for each in found.others if each.in_recovery]
-            )
-        except PoolError as error:
-            log.error("synchronous_standby_names of %s could not be looked after: %s", found.chosen.name, error)
-            return
-        if changed is not None:
-            log.error(
-                "%s has too few standbys for its synchronous_standby_names, which is %s now",
-                found.chosen.name, repr(changed),
-            )  # fmt: skip
-
 
 def _reasons(found: Choice) -> str:
     chosen = found.chosen
     kind = "a synchronous standby, " if found.is_sync else ""
-    return f"{kind}on timeline {chosen.timeline} up to {_shown(chosen.has)}; {_lost(found)}"
+    return f"{kind}on timeline {chosen.timeline} up to {history.shown(chosen.has)}; {_lost(found)}"
 
 
 def _lost(found: Choice) -> str:
     if not found.missing:
         return "it had all that the old primary was seen to have"
     return f"the old primary was seen to have {found.missing} bytes of WAL more"
-
-
-def _shown(lsn: int) -> str:
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

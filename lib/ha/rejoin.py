@@ -1,4 +1,5 @@
-"""An old primary becomes a standby again, by a function of switchfunc.sql on that server: pg_rewind, and a start.
+"""An old primary becomes a standby again, by a function of switchfunc.sql on that server: pg_rewind, and a start. A
+standby that has followed an old primary beyond the place where the new one began does so, too.
 
 Green. What the server had written that the new primary has not is thrown away by that: it is done when somebody asks
 for it, and never by itself.
@@ -30,7 +31,7 @@ _OURS = ("user", "password", "dbname", "database", "sslmode", "sslrootcert", "ss
 
 
 def rejoin(guardian: Guardian, pool: Pool, as_admin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Make a standby of a server that was the primary; what was done, step by step.
+    """Make a standby of a server that was the primary, or has followed it too far; what was done, step by step.
 
     raises   Refused
     """
@@ -38,7 +39,8 @@ def rejoin(guardian: Guardian, pool: Pool, as_admin: Mapping[str, Any]) -> Itera
         raise Refused(f"{pool.describe()} is in use: there is nothing to rejoin")
     try:
         old, primary = guardian.watch.ask(pool), guardian.watch.ask(guardian.cluster.primary)
-        refusal = against(old, primary)
+        is_astray = old.in_recovery and guardian.following.astray(pool, old) is not None
+        refusal = against(old, primary, is_astray)
         if refusal:
             raise Refused(refusal)
         slot = old.slot or (f"pgstmtpool_{old.number}" if primary.slot else "")
@@ -62,9 +64,12 @@ def rejoin(guardian: Guardian, pool: Pool, as_admin: Mapping[str, Any]) -> Itera
     yield "back", f"{time.monotonic() - began:.1f} s: {old.name} is a standby"
 
 
-def against(old: Answer, primary: Answer) -> str | None:
-    """Why it cannot be done, or None."""
-    if old.in_recovery:
+def against(old: Answer, primary: Answer, is_astray: bool) -> str | None:
+    """Why it cannot be done, or None.
+
+    is_astray   it is a standby that has gone another way
+    """
+    if old.in_recovery and not is_astray:
         return f"{old.name} is in recovery already: it is used as soon as it follows the primary"
     if old.system != primary.system:
         return f"{old.name} is a server of another cluster"

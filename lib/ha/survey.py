@@ -12,8 +12,9 @@ from typing import Any
 
 from lib.admin import Admin
 from lib.errors import PoolError
-from lib.ha import conninfo
+from lib.ha import conninfo, history
 from lib.ha.choice import Answer, Receiver
+from lib.ha.history import lsn
 from lib.net import Address
 
 _SQL = r"""
@@ -48,6 +49,7 @@ select pg_catalog.json_build_object(
 )::text
 """
 _IDENTIFY = "IDENTIFY_SYSTEM"
+_READ = "select pg_catalog.pg_read_file(%s, 0, 1000000, true)"
 
 
 def ask(admin: Admin, number: int, address: Address, lane: str = "") -> Answer:
@@ -68,12 +70,12 @@ def timeline_of(walsender: Admin, address: Address) -> int:
         return 0
 
 
-def lsn(text: str | None) -> int:
-    """A position in the WAL as a number; 0 for none."""
-    if not text:
-        return 0
-    high, _, low = text.partition("/")
-    return int(high, 16) << 32 | int(low, 16)
+def forks_of(admin: Admin, primary: Address, timeline: int) -> dict[int, int]:
+    """Where the primary's timeline has left those before it: `history.parse` of what the primary has of it.
+
+    raises   ServerUnreachable, AdminQueryFailed
+    """
+    return history.parse(admin.query(primary, None, _READ, [history.file_name(timeline)])[0][0] or "")
 
 
 def read(found: dict[str, Any], number: int, address: Address) -> Answer:

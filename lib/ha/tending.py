@@ -14,7 +14,7 @@ import gevent
 from lib.errors import PoolError
 from lib.ha import acts
 from lib.ha.choice import WANTED_TIMEOUT_S, Answer
-from lib.ha.conninfo import NotAConninfo
+from lib.ha.following import way_back
 from lib.net import Address
 
 if TYPE_CHECKING:
@@ -29,10 +29,9 @@ class Tending:
 
     def __init__(self, guardian: Guardian) -> None:
         self._ha = guardian
-        self._is_busy: set[Pool] = set()  # those that something is done to
 
     def __repr__(self) -> str:
-        return f"<Tending busy={len(self._is_busy)}>"
+        return f"<Tending {self._ha.following!r}>"
 
     def look(self) -> None:
         if not self._ha.machine.is_trusted:
@@ -40,7 +39,7 @@ class Tending:
         self._ha.peers.keep(self._ha.settings.peers)
         for pool, seen in list(self._ha.watch.seen.items()):
             answer = seen.answer
-            if answer is None or pool in self._is_busy:
+            if answer is None or pool in self._ha.following.busy:
                 continue
             if pool is self._ha.cluster.primary:
                 self._prepare(pool, answer)
@@ -65,9 +64,13 @@ class Tending:
             log.error("%s is no standby any more, and is not used", pool.describe())
             self._ha.cluster.leave_out(pool)
             self._ha.write(former=(*self._ha.file.state.former, pool.address))
-        elif pool.address in self._ha.file.state.pending:
-            self._is_busy.add(pool)
-            gevent.spawn(self.have_follow, pool, answer)
+            return
+        self._ha.following.look(pool, answer)
+        if pool in self._ha.following.busy:
+            return
+        if pool.address in self._ha.file.state.pending:
+            self._ha.following.busy.add(pool)
+            gevent.spawn(self._ha.following.have_follow, pool, answer)
         else:
             self._look_at_timeout(pool, answer)
 
@@ -87,41 +90,22 @@ class Tending:
             )  # fmt: skip
 
     def look_at_former(self, pool: Pool, answer: Answer) -> None:
-        receiver, known = answer.receiver, self._ha.watch.known
+        receiver, known, following = answer.receiver, self._ha.watch.known, self._ha.following
         if answer.in_recovery:
             if receiver is not None and receiver.is_connected and answer.timeline >= known.timeline:
                 log.info("server %s follows the primary: it is used as a standby", pool.address)
                 self._ha.cluster.rejoined(pool)
+                following.is_back(pool)
                 slots = [seen.answer.slot for seen in self._ha.watch.seen.values() if seen.answer and seen.answer.slot]
                 gevent.spawn(self._try_to, pool, "drop slots that nobody uses", acts.drop_unused_slots, slots)
                 self._ha.write(former=self._ha.without("former", pool))
-        elif self._ha.is_news(pool, "diverged"):
-            log.error("server %s is no standby, and gets no statement: %s", pool.address, self.divergence(answer))
-
-    def divergence(self, answer: Answer) -> str:
-        """What has become of a server that was the primary."""
-        known = self._ha.watch.known
-        way = "pg_rewind can make a standby of it" if answer.can_rewind else (
-            "pg_rewind cannot be used on it (wal_log_hints is off, and it has no checksums): it has to be made anew"
-        )  # fmt: skip
-        return f"it is on timeline {answer.timeline}, and the primary on {known.timeline}; {way}"
-
-    def have_follow(self, pool: Pool, answer: Answer) -> None:
-        """Have a standby follow the primary."""
-        primary = self._ha.cluster.primary
-        self._is_busy.add(pool)
-        try:
-            if not answer.in_recovery:
-                return
-            acts.follow(self._ha.admin, answer, primary.address, answer.slot, self._ha.settings.ha_restart_command)
-            log.info("%s was told to follow %s", pool.describe(), primary.address)
-        except (PoolError, NotAConninfo, acts.CannotRestart) as error:
-            if self._ha.is_news(pool, f"cannot follow: {error}"):
-                log.error("%s could not be told to follow %s: %s", pool.describe(), primary.address, error)
-        else:
-            self._ha.write(pending=self._ha.without("pending", pool))
-        finally:
-            self._is_busy.discard(pool)
+            elif self._ha.settings.enable_ha:
+                following.look(pool, answer)
+            return
+        where = f"it is on timeline {answer.timeline}, and the primary on {known.timeline}"
+        following.why[pool] = f"{where}; {way_back(answer)}"
+        if self._ha.is_news(pool, "diverged"):
+            log.error("server %s is no standby, and gets no statement: %s", pool.address, following.why[pool])
 
 
 def _set_timeout(admin: Any, address: Address, value: str) -> None:

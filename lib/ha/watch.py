@@ -233,7 +233,7 @@ class Watch:
                     answers.append(seen.answer)
             elif now - self._asking.get(pool, now) < PATIENCE_S:
                 return f"{pool.describe()} has not said yet whether it hears the primary"
-        others = {pool.address for pool in self.cluster.standbys}
+        others = {pool.address for pool in (*self.cluster.standbys, *self.cluster.former)}
         return choice.witness(answers, len(self.cluster.standbys), others)
 
     def ask(self, pool: Pool) -> Answer:

@@ -79,7 +79,7 @@ def insert(client: Raw, name: str) -> list[str]:
 
 def is_held(pooler: Pooler) -> str:
     with console(pooler) as admin:
-        return admin.query("ha list").rows[0][-1] or ""
+        return admin.query("ha list").rows[0][-2] or ""
 
 
 # --- nothing fails ---------------------------------------------------------------------------------------------------
