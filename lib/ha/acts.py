@@ -182,11 +182,14 @@ def change_recovery(admin: Admin, server: Answer, to: str, slot: str, trigger_fi
 
 
 def stay_primary(admin: Admin, server: Answer) -> None:
-    """Take that back."""
+    """Take that back, on a server that still is a primary.
+
+    raises   PoolError
+    """
     if STAY in server.functions:
         _do(admin, server.address, f"select public.{STAY}()")
-    else:
-        log.error("%s: remove standby.signal from its data directory, or it will start as a standby", server.name)
+    elif server.version >= HAS_SIGNAL_FILES:  # a server's processes are in its data directory
+        _do(admin, server.address, "copy (select 1 where false) to program 'rm -f standby.signal'")
 
 
 def restart(admin: Admin, server: Answer, command: str) -> None:

@@ -76,7 +76,7 @@ class Guardian:
         self._unwritable = ""
         self.following = Following(self)
         self.tending = Tending(self)
-        self._target = Target(self)
+        self.target = Target(self)
         self._said: dict[Pool, str] = {}
         cluster.on_doubt = self.watch.doubt
 
@@ -111,7 +111,7 @@ class Guardian:
     def _look(self) -> None:
         self.machine.after_fail_cnt = self.settings.ha_after_fail_cnt  # a reload may have changed them
         self.machine.recovery_wait_s = self.settings.ha_recovery_wait
-        self._target.settle()
+        self.target.settle()
         self.tending.look()
 
     def is_news(self, pool: Pool, what: str) -> bool:
@@ -282,7 +282,8 @@ class Guardian:
             self.machine.no_way_back = False
             return str(error)
         except acts.NotPromoted as error:
-            return self._not_promoted(found.chosen, str(error))
+            self.not_promoted(found.chosen)
+            return str(error)
         promoted_s = time.monotonic() - began
         self.switched(self.pool_of(found.chosen), found)
         self.last_switch = (
@@ -309,13 +310,12 @@ class Guardian:
             return Choice(promoted[0], False, max(0, self.watch.known.written - promoted[0].has), others, ())
         return choice.choose(answers, self.watch.known, [pool.number for pool in self.cluster.standbys])
 
-    def _not_promoted(self, chosen: Answer, why: str) -> str:
+    def not_promoted(self, chosen: Answer) -> None:
         """It may still become a primary at any moment, so it is none of the standbys any more, and the old primary is
         not trusted until it is known what has become of it."""
         pool = self.pool_of(chosen)
         self.cluster.leave_out(pool)
         self.write(former=(*self.file.state.former, pool.address))
-        return why
 
     def not_the_primary(self) -> set[tuple[str, int]]:
         """Addresses of servers from which one may be fed without the primary being there."""

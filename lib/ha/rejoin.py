@@ -73,6 +73,11 @@ def against(old: Answer, primary: Answer, is_astray: bool) -> str | None:
         return f"{old.name} is in recovery already: it is used as soon as it follows the primary"
     if old.system != primary.system:
         return f"{old.name} is a server of another cluster"
+    if not old.in_recovery and old.timeline == primary.timeline:
+        return (
+            f"{old.name} and {primary.name} were both promoted, and both call their timeline {old.timeline}: pg_rewind "
+            "would see no difference, so that it has to be made anew"
+        )
     if not old.can_rewind:
         return f"pg_rewind cannot be used on {old.name}: wal_log_hints is off, and it has no checksums"
     if acts.REJOIN not in old.functions:

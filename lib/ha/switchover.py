@@ -210,18 +210,26 @@ class Switchover:
                 raise Refused("the state file cannot be written")
             self._catch_up(old, chosen)
             self._see_that_all_are_quiet()
+            is_told = True  # or half of it
             self._tell(old, chosen)
-            is_told = True
             self._see_that_all_are_quiet()
             acts.restart(guardian.admin, old, self._settings.ha_restart_command)
             self._wait_for_its_end(old, chosen)
             yield "stopped", f"{_since(began)}: {chosen.name} has all that {old.name} has written"
             guardian.promote(chosen)
         except (Refused, PoolError, NotAConninfo, acts.CannotRestart, acts.NotPromoted) as error:
-            self._undo(old, is_told)
-            self._silence.end()
-            raise Refused(f"the switchover is given up: {error}") from None
-        guardian.switched(guardian.pool_of(chosen), found)
+            log.error("the switchover does not go on: %s", error)
+            if isinstance(error, acts.NotPromoted) and not isinstance(error, acts.NotTold):
+                guardian.not_promoted(chosen)
+            if isinstance(error, acts.NotPromoted) or not self._undo(old, is_told):
+                self._leave_to_what_they_are()
+            if self._cluster.primary.address != chosen.address:
+                self._silence.end()
+                is_over = guardian.file.state.target is None
+                awaited = "" if is_over else f" ({chosen.name} is awaited, or {old.name}: see the log)"
+                raise Refused(f"the switchover is given up: {error}{awaited}") from None
+        else:
+            guardian.switched(guardian.pool_of(chosen), found)
         self._silence.end_when_told()
         took = _since(began)
         guardian.last_switch = f"{old.name} was replaced by {chosen.name}, as planned, in {took}"
@@ -316,15 +324,28 @@ class Switchover:
                 raise Refused(f"{old.name} was not restarted within {_DOWN_S:g} s")
             gevent.sleep(_LOOK_S)
 
-    def _undo(self, old: Answer, is_told: bool) -> None:
+    def _undo(self, old: Answer, is_told: bool) -> bool:
+        """The chosen one has not been promoted: whether the old one still is the primary, and will be."""
         guardian = self._guardian
-        if is_told:
-            try:
-                acts.stay_primary(guardian.admin, old)
-            except PoolError as error:
-                log.error("%s could not be told to stay the primary: %s", old.name, error)
+        try:
+            if is_told and not guardian.target.have_stay(old):
+                return False
+        except PoolError as error:
+            log.info("%s could not be told to stay the primary: %s", old.name, error)
+            return False
         guardian.write(target=None)
         guardian.happened(Event.REFUSED)
+        return True
+
+    def _leave_to_what_they_are(self) -> None:
+        """Wait until it is known what the servers are, and the switch was completed or undone by that; but not for
+        ever."""
+        guardian = self._guardian
+        guardian.machine.no_way_back = True
+        guardian.happened(Event.REFUSED)
+        began = time.monotonic()
+        while guardian.file.state.target is not None and time.monotonic() - began < _DOWN_S:
+            gevent.sleep(_LOOK_S)
 
     def _wait_for_return(self, old: Answer) -> str:
         pool, began = self._guardian.pool_of(old), time.monotonic()

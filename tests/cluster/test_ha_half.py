@@ -1,0 +1,210 @@
+"""A switchover that fails in the middle, or whose pool is killed there: whatever was done last, it is completed or
+undone by what the servers are, and never half."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.house import LONG_S, TABLE, House, frontend, in_thread, kept, loaded, open_house
+from tests.cluster.test_ha import recovering
+from tests.cluster.test_ha_faults import check_one_primary, is_new_primary_written, is_target_written, wait_for
+from tests.cluster.test_ha_planned import console, restart_command
+from tests.pooler import Pooler
+from tests.workplace import wait_until
+
+
+class Gates:
+    """Files by which a restart command says where it is, and waits."""
+
+    def __init__(self, where: Path) -> None:
+        self._where = where
+
+    def script(self, name: str) -> str:
+        """For a shell: say that it is here, and wait (for a minute at most, so that nothing of a test remains)."""
+        wait = f"for turn in $(seq 3000); do [ -e {self._where}/{name}-go ] && break; sleep 0.02; done;"
+        return f"touch {self._where}/{name}; {wait}"
+
+    def wait(self, name: str) -> None:
+        wait_until((self._where / name).exists, LONG_S, f"the restart to be at {name}")
+
+    def open(self, name: str) -> None:
+        (self._where / f"{name}-go").touch()
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Gates:
+    return Gates(tmp_path)
+
+
+def is_old_primary_told(house: House, pooler: Pooler) -> bool:
+    return (house.first.data / "standby.signal").exists()
+
+
+def is_promoted(house: House, pooler: Pooler) -> bool:
+    return house.promoted() is not None
+
+
+def outliving(command: str, where: Path) -> str:
+    """The same, done by a process that is nobody's child, and so is not killed with the pool."""
+    script = where / "restart"
+    script.write_text(command)
+    return f"(sh {script} </dev/null >/dev/null 2>&1 &)"
+
+
+def adopted(house: House) -> None:
+    """It may have been restarted by now, or not at all."""
+    with contextlib.suppress(AssertionError):
+        house.first.adopt(3)
+
+
+# --- the pool is killed ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("standbys", [1, 2])
+@pytest.mark.parametrize("step", [is_target_written, is_old_primary_told, is_promoted, is_new_primary_written])
+def test_a_pool_that_is_killed_at_a_step_of_a_switchover_completes_or_undoes_it(step, standbys):
+    with open_house(standbys=standbys) as house, house.pool(ha_restart_command=restart_command(house)) as pooler:
+        with frontend(pooler) as client:
+            client.query(f"insert into {TABLE} values ('before')")
+        with console(pooler) as admin:
+            in_thread(lambda: admin.query("pool switchover"))
+            wait_for(step, house, pooler)
+            pooler.kill()
+        pooler.start()
+        adopted(house)
+        primary = check_one_primary(house, pooler)
+        if primary is house.first:  # and it stays that
+            assert not is_old_primary_told(house, pooler)
+
+
+@pytest.mark.parametrize("standbys", [1, 2])
+@pytest.mark.parametrize("is_late", [False, True], ids=["before the pool", "after the pool"])
+def test_a_pool_that_is_killed_while_the_old_primary_is_down_completes_the_switch(is_late, standbys, gates, tmp_path):
+    with open_house(standbys=standbys) as house:
+        command = outliving(restart_command(house, gates.script("down")), tmp_path)
+        with house.pool(ha_restart_command=command) as pooler:
+            with frontend(pooler) as client:
+                client.query(f"insert into {TABLE} values ('before')")
+            with console(pooler) as admin:
+                in_thread(lambda: admin.query("pool switchover"))
+                gates.wait("down")
+                pooler.kill()
+            if is_late:
+                pooler.start()
+                house.wait_promoted()
+                gates.open("down")
+                house.first.adopt(LONG_S)
+            else:
+                gates.open("down")
+                house.first.adopt(LONG_S)
+                pooler.start()
+            assert check_one_primary(house, pooler) is not house.first
+            wait_until(lambda: kept(house.first) == {"before", "after"}, LONG_S, "the old primary to follow")
+
+
+def test_a_switchover_that_is_undone_leaves_the_primary_one_after_its_next_start():
+    """It had been told to come back as a standby, and nobody took that back: at its next restart, weeks later, there
+    would have been no primary."""
+    with open_house(standbys=1) as house, house.pool(ha_restart_command="exit 1", ha_after_fail_cnt=200) as pooler:
+        pooler.kill()
+        house.first.write("standby.signal", "")
+        path = Path(pooler.dir / "pgstmtpool.conf.state")
+        path.write_text(path.read_text() + f"target = 127.0.0.1:{house.standbys[0].port}\n")
+        pooler.start()
+        with frontend(pooler) as client:
+            assert client.query(f"insert into {TABLE} values ('one')").commands == ["INSERT 0 1"]
+        pooler.wait_said("the switch that had begun is undone")
+        house.first.restart()
+        assert not house.first.is_standby
+        with frontend(pooler) as client:
+            assert client.query(f"insert into {TABLE} values ('two')").commands == ["INSERT 0 1"]
+
+
+# --- the restart fails, or seems to ----------------------------------------------------------------------------------
+
+
+def test_a_restart_that_was_done_and_is_said_to_have_failed_is_a_switchover():
+    """It was taken back then: the old primary, which came back as the standby that it had been told to be, was taken
+    for the primary, and there was none."""
+    with open_house() as house:
+        command = f"{restart_command(house)}\nexit 7"
+        with house.pool(ha_restart_command=command) as pooler, loaded(pooler) as load, console(pooler) as admin:
+            answer = in_thread(lambda: admin.query("pool switchover"))
+            house.first.adopt(LONG_S)
+            assert not answer().errors, answer().error
+            assert [step for step, _ in answer().rows][-2:] == ["promoted", "comes back"]
+            load.go_on(timeout_s=LONG_S)
+        assert load.unknown == set()
+        load.check(kept(house.wait_promoted()))
+        pooler.wait_said("ha_restart_command ended with 7")
+
+
+def test_a_restart_that_is_said_to_have_failed_and_is_done_later_leaves_a_primary(gates):
+    with open_house(standbys=1) as house:
+        command = f"( {gates.script('late')} {restart_command(house)} ) </dev/null >/dev/null 2>&1 & exit 7"
+        with house.pool(ha_restart_command=command, ha_after_fail_cnt=200) as pooler:
+            with loaded(pooler) as load, console(pooler) as admin:
+                assert "ha_restart_command ended with 7" in admin.query("pool switchover").error["M"]
+                load.go_on()
+                gates.open("late")
+                house.first.adopt(LONG_S)
+                load.go_on(timeout_s=LONG_S)
+            assert house.promoted() is None
+            load.check(kept(house.first))
+
+
+# --- the chosen standby fails ----------------------------------------------------------------------------------------
+
+
+def switched_back(house: House, gates: Gates, pooler: Pooler, fail: Callable[[], None]) -> None:
+    """Have the chosen standby fail when the old primary is down, and that be the primary again."""
+    with loaded(pooler) as load, console(pooler) as admin:
+        answer = in_thread(lambda: admin.query("pool switchover 2"))
+        gates.wait("down")
+        fail()
+        gates.open("down")
+        house.first.adopt(LONG_S)
+        assert "the switchover is given up" in answer().error["M"]
+        load.go_on(timeout_s=LONG_S)
+        assert not house.first.is_standby
+    assert load.unknown == set()
+    load.check(kept(house.first))
+    pooler.wait_said(f"server 127.0.0.1:{house.first.port} is to be the primary again")
+
+
+def test_a_standby_that_dies_in_a_switchover_leaves_the_old_primary_which_takes_it_back(gates):
+    with open_house(standbys=1) as house:
+        chosen = house.standbys[0]
+        with house.pool(ha_restart_command=restart_command(house, gates.script("down"))) as pooler:
+            switched_back(house, gates, pooler, chosen.kill9)
+            chosen.start()
+            wait_until(lambda: kept(chosen) == kept(house.first), LONG_S, "it to follow")
+            with frontend(pooler) as client:
+                where = [(str(chosen.port),)]
+                reads = "/*s*/ select inet_server_port()"
+                wait_until(lambda: client.query(reads).rows == where, LONG_S, "it to be read from")
+
+
+def test_a_standby_that_hangs_in_a_switchover_gets_nothing_when_it_is_promoted_later(gates):
+    """Both call their timeline 2 then, and pg_rewind would see no difference between them."""
+    with open_house(standbys=1) as house:
+        chosen = house.standbys[0]
+        startup = wait_until(lambda: recovering(psutil.Process(chosen.pid)), what="its startup process")
+        command = restart_command(house, gates.script("down"))
+        with house.pool(ha_restart_command=command, ha_promote_timeout=1) as pooler:
+            try:
+                switched_back(house, gates, pooler, startup.suspend)
+            finally:
+                startup.resume()
+            wait_until(lambda: not chosen.is_standby, LONG_S, "it to be promoted")
+            pooler.wait_said(f"server 127.0.0.1:{chosen.port} is no standby, and gets no statement")
+            with frontend(pooler) as client:
+                client.query(f"insert into {TABLE} values ('late')")
+            assert "late" not in kept(chosen)
+            with console(pooler) as admin:
+                assert "both call their timeline 2" in admin.query("pool rejoin 2").error["M"]
