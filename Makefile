@@ -14,7 +14,8 @@ help:
 	@echo "make test-all  all tests; some need Debian packages, npm or Docker, and say which"
 	@echo "               PYTEST_ARGS='-k cancel' chooses among them, here as in make test;"
 	@echo "               PYTEST_ARGS=--riders=off runs them without riders"
-	@echo "make test-matrix  all tests of failover on PostgreSQL 13, 15, 17 and 18, one after another, and those for 11 and 12"
+	@echo "make test-matrix  all tests of failover on PostgreSQL 13, 15, 16, 17 and 18, one after another, and those for"
+	@echo "                  10, 11 and 12; MATRIX='17 18' chooses"
 	@echo "make proof     a million statements by 200 clients, every answer checked, while backends are terminated and"
 	@echo "               statements canceled, and as many by 200 who change all that a session has;"
 	@echo "               PROOF_ARGS=--help says what can be chosen"
@@ -33,16 +34,17 @@ test: $(READY)
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-HA_TESTS := tests/cluster/test_ha.py tests/cluster/test_ha_planned.py tests/cluster/test_ha_faults.py
+HA_TESTS := $(filter-out %/test_ha_old.py,$(sort $(wildcard tests/cluster/test_ha*.py)))
+MATRIX ?= 13 15 16 17 18
 
 test-matrix: $(READY)
-	@for version in 13 15 17 18; do \
+	@for version in $(MATRIX); do \
 		echo "== PostgreSQL $$version"; \
 		HA_POSTGRES=$$version $(BIN)/python -m pytest -m "not needs_debian" $(HA_TESTS) $(PYTEST_ARGS) || \
 			failed="$$failed $$version"; \
 	done; \
-	echo "== PostgreSQL 11 and 12, and switchfunc.sql on 15"; \
-	$(BIN)/python -m pytest tests/cluster/test_ha_old.py $(PYTEST_ARGS) || failed="$$failed 11-12"; \
+	echo "== PostgreSQL 10, 11 and 12, and switchfunc.sql on 15"; \
+	$(BIN)/python -m pytest tests/cluster/test_ha_old.py $(PYTEST_ARGS) || failed="$$failed 10-12"; \
 	$(BIN)/python -m pytest -m needs_debian $(HA_TESTS) $(PYTEST_ARGS) || failed="$$failed switchfunc.sql"; \
 	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }
 

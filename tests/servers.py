@@ -112,7 +112,7 @@ class Server:
     """One PostgreSQL: a data directory of its own, and the postmaster when it runs.
 
     name             for file names and as the application_name of a standby
-    version          see workplace.bin_dir: 16 (default) and 18 from the wheel, 15 from Debian, 11 to 14, 17 from npm
+    version          see workplace.bin_dir: 16 (default) and 18 from the wheel, 15 from Debian, 10 to 14, 17 from npm
     hba              lines of pg_hba.conf, after OWN_HBA; default: trust on the Unix socket, scram on TCP
     conf             settings of postgresql.conf, over OWN_CONF
     port             default: a free one

@@ -228,9 +228,9 @@ def workplace() -> Workplace:
 
 @functools.cache
 def bin_dir(version: int | str = 16) -> Path:
-    """Where initdb and postgres of a version are: 16 and 18 from the wheel, 11 to 14 and 17 from npm, else from Debian.
+    """Where initdb and postgres of a version are: 16 and 18 from the wheel, 10 to 14 and 17 from npm, else from Debian.
 
-    version   11 to 14, 16, 17, 18; 15 or any other that Debian's package has; or "debian16" for Debian's own 16.
+    version   10 to 14, 16, 17, 18; 15 or any other that Debian's package has; or "debian16" for Debian's own 16.
               From npm there are no psql and no pgbench
     raises    NotThere, saying what to install
     """

@@ -51,16 +51,18 @@ def test_on_12_the_old_primary_comes_back_from_a_switchover():
         load.check(kept(house.wait_promoted()))
 
 
-def test_on_11_a_standby_is_promoted_by_the_file_that_a_large_object_makes():
-    with open_house(11, standbys=1) as house, house.pool(lo_oid=4711) as pooler, frontend(pooler) as client:
+@pytest.mark.parametrize("version", [10, 11])
+def test_before_12_a_standby_is_promoted_by_the_file_that_a_large_object_makes(version):
+    with open_house(version, standbys=1) as house, house.pool(lo_oid=4711) as pooler, frontend(pooler) as client:
         wait_for_object(house, 4711)
         house.first.kill9()
         assert client.query(f"insert into {TABLE} values ('late')").commands == ["INSERT 0 1"]
         assert kept(house.wait_promoted()) == {"late"}
 
 
-def test_on_11_standbys_that_cannot_follow_are_named_with_what_is_missing():
-    with open_house(11) as house, house.pool() as pooler, console(pooler) as admin:
+@pytest.mark.parametrize("version", [10, 11])
+def test_before_12_standbys_that_cannot_follow_are_named_with_what_is_missing(version):
+    with open_house(version) as house, house.pool() as pooler, console(pooler) as admin:
         reasons = [value for item, value in admin.query("pool switchover dry run").rows if item == "against"]
         wait_for_object(house, 9999)
         assert sum("without pgstmtpool_change_recovery: run switchfunc.sql" in reason for reason in reasons) == 1
@@ -74,7 +76,7 @@ def test_on_11_standbys_that_cannot_follow_are_named_with_what_is_missing():
 # --- with the functions of switchfunc.sql ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [11, 12])
+@pytest.mark.parametrize("version", [10, 11, 12])
 def test_by_the_functions_the_other_standby_follows_and_a_switchover_fails_nothing(version):
     with open_house(version, conf=SYNC) as house:
         install(house.first)
