@@ -74,6 +74,7 @@ class Guardian:
         self.switches = 0
         self.last_switch = ""
         self._unwritable = ""
+        self._refusing: set[int] = set()  # numbers of standbys that could not be promoted, in this outage
         self.following = Following(self)
         self.tending = Tending(self)
         self.target = Target(self)
@@ -223,6 +224,7 @@ class Guardian:
                 self.cluster.primary.hold()
             elif action is Action.RELEASE:
                 log.info("%s answers again", self.cluster.primary.describe())
+                self._refusing.clear()
                 self.cluster.primary.release()
                 self.holding.look()
             elif action is Action.SWITCH:
@@ -278,6 +280,7 @@ class Guardian:
         try:
             self.promote(found.chosen)
         except acts.NotTold as error:
+            self._refusing.add(found.chosen.number)
             self.write(target=None)
             self.machine.no_way_back = False
             return str(error)
@@ -308,7 +311,14 @@ class Guardian:
         if promoted:
             others = tuple(each for each in answers if each is not promoted[0])
             return Choice(promoted[0], False, max(0, self.watch.known.written - promoted[0].has), others, ())
-        return choice.choose(answers, self.watch.known, [pool.number for pool in self.cluster.standbys])
+        # One that refuses to be the primary is tried again when there is nobody else.
+        willing = [each for each in answers if each.number not in self._refusing]
+        order = [pool.number for pool in self.cluster.standbys]
+        found = choice.choose(willing, self.watch.known, order)
+        if isinstance(found, str):
+            return choice.choose(answers, self.watch.known, order)
+        rest = tuple(each for each in answers if each.number in self._refusing)
+        return found._replace(others=(*found.others, *rest))
 
     def not_promoted(self, chosen: Answer) -> None:
         """It may still become a primary at any moment, so it is none of the standbys any more, and the old primary is
@@ -333,6 +343,7 @@ class Guardian:
         self.holding.end()
         self.cluster.switch(pool)
         self._noted()
+        self._refusing.clear()
         self.happened(Event.PROMOTED)
         self.peers.tell(self.settings.peers, Address(*pool.address))
         self.watch.begin_anew()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import permutations
 
 import psutil
 import pytest
@@ -408,6 +409,25 @@ def test_a_promotion_that_hangs_is_given_up_for_another_standby_and_nothing_is_s
         assert len(kept(other)) == 6
 
 
+def test_a_standby_that_refuses_to_be_promoted_is_not_waited_for_when_another_one_can_be():
+    with open_house() as house, house.pool() as pooler, frontend(pooler) as client:
+        refusing, other = house.standbys
+        house.cluster.wait_caught_up()
+        refusing.data.chmod(0o500)  # so that it cannot make the file by which it is told
+        try:
+            house.first.kill9()
+            assert client.query(f"insert into {TABLE} values ('late')").errors == []
+            assert house.promoted() is other
+            pooler.wait_said("refuses to be the primary")
+        finally:
+            refusing.data.chmod(0o700)
+        house.wait_following(refusing)
+        wait_until(lambda: kept(refusing) == {"late"}, LONG_S, "it to have all of it")
+        with frontend(pooler) as reader:
+            reads = "/*s*/ select inet_server_port()"
+            wait_until(lambda: reader.query(reads).rows == [(str(refusing.port),)], LONG_S, "it to be read from")
+
+
 def test_a_standby_that_lags_is_not_chosen():
     with open_house() as house, house.pool() as pooler, frontend(pooler) as client:
         lagging, other = house.standbys
@@ -452,18 +472,22 @@ def test_a_standby_that_somebody_else_has_promoted_is_taken_and_no_second_one_is
         assert pooler.is_running
 
 
-def test_all_servers_down_and_back_in_another_order_leave_one_primary():
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=lambda order: "-".join(map(str, order)))
+def test_all_servers_down_and_back_in_any_order_leave_one_primary(order):
+    """And once more: it may be another one then, and an old one is among those that come back."""
     with open_house(conf=SYNC) as house, house.pool() as pooler, frontend(pooler) as client:
+        servers, where, names = house.cluster.servers, "select inet_server_port()", {"before"}
         client.query(f"insert into {TABLE} values ('before')")
-        for server in house.cluster.servers:
-            server.kill9()
-        answer = in_thread(lambda: client.query(f"insert into {TABLE} values ('after')"))
-        pooler.wait_said("no standby can be asked")
-        house.standbys[1].start()
-        house.standbys[0].start()
-        house.first.start()
-        assert answer().commands == ["INSERT 0 1"]
-        primary = house.promoted() or house.first
-        assert kept(primary) >= {"before", "after"}
-        others = [each for each in house.cluster.servers if each is not primary and not each.is_standby]
-        assert all("after" not in kept(each) for each in others)
+        for number, name in enumerate(("after", "again"), 1):
+            for server in servers:
+                server.kill9()
+            answer = in_thread(lambda name=name: client.query(f"insert into {TABLE} values ('{name}')"))
+            pooler.wait_said("no standby can be asked", times=number)
+            for each in order:
+                servers[each].start()
+            assert answer().commands == ["INSERT 0 1"]
+            names.add(name)
+            (primary,) = [server for server in servers if str(server.port) == client.value(where)]
+            assert kept(primary) == names
+            others = [each for each in servers if each is not primary and not each.is_standby]
+            assert all(name not in kept(each) for each in others)
