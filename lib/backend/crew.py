@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.backend import dialogue
-from lib.errors import PoolError
+from lib.errors import NoWorkerInTime, PoolError
 from lib.metrics import Key, Tally
 
 if TYPE_CHECKING:
@@ -49,6 +49,14 @@ class Crew:
             raise
         self.pool.start_succeeded(backend)
         return backend
+
+    def primary_is_held(self) -> NoWorkerInTime:
+        """What is told to those who have waited for that in vain."""
+        return NoWorkerInTime(
+            "the primary did not answer within query_wait_timeout",
+            detail=f"Nothing is sent to {self.pool.describe()} until it answers or another server is promoted.",
+            hint="The log of the pool says what it waits for.",
+        )
 
     # --- what is known of the database -------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from lib import modes
 from lib.backend import dialogue
 from lib.backend.crew import Crew
 from lib.backend.lease import Lease, State
-from lib.errors import NoWorkerInTime
+from lib.errors import NoWorkerInTime, ServerUnreachable
 
 if TYPE_CHECKING:
     from lib.backend.freshness import Mark
@@ -85,7 +85,7 @@ class Leases(Crew):
 
     def needs_new(self, login: Login) -> bool:
         """Whether a frontend that comes now is to have a new backend."""
-        return not self.waiting and self._idle_of(login) is None and self._has_room()
+        return not (self.waiting or self.pool.is_held) and self._idle_of(login) is None and self._has_room()
 
     def _idle_of(self, login: Login) -> Lease | None:
         # What has something to say may be about to say goodbye.
@@ -113,6 +113,8 @@ class Leases(Crew):
         backend = self.log_in(login, answer)
         lease = Lease(self, login, self.pool.next_worker_number(), backend)
         self.workers.append(lease)
+        if self.pool.is_held:
+            lease.hold()
         gevent.spawn(lease.run)
         # A login that only the server can check is passed on to it even when there is no room.
         if self.is_closed or (self.limit and len(self.workers) > self.limit):
@@ -127,7 +129,8 @@ class Leases(Crew):
         """A lease for a frontend of `login`, that nobody else gets any more. Waits for it.
 
         started   the one that was started for this login
-        raises    NoWorkerInTime, what the server says to a new one, EOFError when the frontend has gone meanwhile
+        raises    NoWorkerInTime, ServerUnreachable when the server is given up, what the server says to a new one,
+                  EOFError when the frontend has gone meanwhile
         """
         if started is not None and started.state is State.IDLE:
             return self._lent(started)
@@ -135,7 +138,9 @@ class Leases(Crew):
         self.waiting.append(place)
         try:
             while True:
-                if self.waiting[0] is place:
+                if self.is_closed:
+                    raise ServerUnreachable(f"{self.pool.describe()} was replaced while a session was about to begin")
+                if self.waiting[0] is place and not self.pool.is_held:
                     lease = self._idle_of(login)
                     if lease is not None:
                         return self._lent(lease)
@@ -155,10 +160,13 @@ class Leases(Crew):
 
     def _wait(self, place: Event, deadline: float, still_wanted: Callable[[], bool]) -> None:
         now = time.monotonic()
-        if now - self._said_at > _SAY_AGAIN_S:
+        is_held = self.pool.is_held
+        if now - self._said_at > _SAY_AGAIN_S and not is_held:
             self._said_at = now
             log.warning("%s: %d sessions are all that max_workers allows; others wait", self.describe(), self.limit)
         if now >= deadline:
+            if is_held:
+                raise self.primary_is_held()
             raise NoWorkerInTime(
                 "no worker became free within query_wait_timeout",
                 detail=f"{len(self.workers)} sessions of {self.describe()} are all that max_workers allows.",
@@ -225,13 +233,14 @@ class Leases(Crew):
     def hold_gently(self) -> bool:
         """Hold those sessions that are between two transactions: whether all are."""
         for lease in self.workers:
-            if lease.state is not State.LENT or lease.course.is_idle:
+            if lease.state is not State.LENT or (lease.course.is_idle and lease.course.status == b"I"):
                 lease.hold()
         return all(lease.stream.is_corked for lease in self.workers)
 
     def release(self) -> None:
         for lease in self.workers[:]:
             lease.release()
+        self._wake()
 
     def abandon(self, reason: str) -> None:
         """The server is given up, and every session on it."""

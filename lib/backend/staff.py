@@ -206,11 +206,7 @@ class Staff(Crew, ABC):
 
     def _too_late(self) -> NoWorkerInTime:
         if self.pool.is_held:
-            return NoWorkerInTime(
-                "the primary did not answer within query_wait_timeout",
-                detail=f"Nothing is sent to {self.pool.describe()} until it answers or another server is promoted.",
-                hint="The log of the pool says what it waits for.",
-            )
+            return self.primary_is_held()
         return NoWorkerInTime(
             "no worker became free within query_wait_timeout",
             detail=f"{len(self.workers)} workers serve {self.describe()}.",

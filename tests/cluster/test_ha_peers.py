@@ -120,6 +120,27 @@ def test_transactions_of_another_pool_end_before_the_switch_and_who_comes_there_
         assert kept(pools.house.wait_promoted()) == {"one", "two", "late"}
 
 
+def test_in_session_mode_transactions_end_before_the_switch_and_sessions_that_begin_meanwhile_begin_behind_it():
+    """In session mode a login began a backend on the held primary, and what it ran there was cut off by its end. And an
+    open transaction there was taken for an idle session."""
+    with open_house(standbys=1) as house, two_pools(house) as pools:
+        for pooler in (pools.leader, pools.peer):
+            pooler.reload(pool_mode="session")
+        with frontend(pools.leader) as client:
+            client.query("begin")
+            insert(client, "open")
+            steps = in_thread(lambda: switch(pools.leader))
+            pools.peer.wait_said("statements wait")
+            late = [in_thread(lambda each=each: frontend(each)) for each in (pools.leader, pools.peer)]
+            assert client.query("commit").commands == ["COMMIT"]
+            house.first.adopt()
+            steps()
+        for number, each in enumerate(late):
+            with each() as session:
+                assert insert(session, f"late {number}") == ["INSERT 0 1"]
+        assert kept(house.wait_promoted()) == {"open", "late 0", "late 1"}
+
+
 # --- given up --------------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +321,9 @@ def test_a_pool_that_does_not_know_the_command_or_refuses_it_is_a_reason_against
 @pytest.fixture(scope="module")
 def held():
     """A pool that others may have hold."""
-    with open_house(standbys=1) as house, house.pool(enable_ha=False) as pooler:
+    modes = [{"database": "sessions", "pool_mode": "session"}]
+    with open_house(standbys=1) as house, house.pool(enable_ha=False, pool_modes=modes) as pooler:
+        house.first.query("create database sessions")
         yield house, pooler
 
 
@@ -353,6 +376,27 @@ def test_a_hold_that_is_not_quiet_yet_says_so(held):
         assert client.query("commit").commands == ["COMMIT"]
         assert admin.query("pool hold").rows[0][0] == "t"
         admin.query("pool release")
+
+
+def test_a_session_that_begins_while_all_is_held_waits_for_its_backend(held):
+    house, pooler = held
+    with console(pooler) as admin, frontend(pooler, database="sessions") as before:
+        assert admin.query("pool hold").rows[0][0] == "t"
+        backends = "select count(*) from pg_stat_activity where datname = 'sessions' and usename = 'app'"
+        assert house.first.query(backends) == [(1,)]
+        late = in_thread(lambda: frontend(pooler, database="sessions"))
+        answer = in_thread(lambda: before.query("select 'held'").rows)
+
+        def waits() -> bool:
+            admin.query("pool hold")
+            return admin.query("pool list where pool_id = 1 and queue > 0").rows != []
+
+        wait_until(waits, what="it to wait")
+        assert house.first.query(backends) == [(1,)]
+        admin.query("pool release")
+        assert answer() == [("held",)]
+        with late() as session:
+            assert session.query("select 'late'").rows == [("late",)]
 
 
 def test_nobody_releases_what_another_one_holds(held):
