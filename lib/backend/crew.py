@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.backend import dialogue
-from lib.errors import NoWorkerInTime, PoolError
+from lib.errors import NoWorkerInTime, PoolError, ServerUnreachable
 from lib.metrics import Key, Tally
 
 if TYPE_CHECKING:
@@ -44,11 +44,22 @@ class Crew:
             backend = dialogue.open_backend(
                 self.address, login.startup, answer, self.pool.settings.connect_timeout, self.cluster.approach
             )
+            self._see_that_it_is_one(backend)
         except PoolError as error:
             self.pool.start_failed(error)
             raise
         self.pool.start_succeeded(backend)
         return backend
+
+    def _see_that_it_is_one(self, backend: dialogue.Backend) -> None:
+        """A primary that has become a standby, as others have switched over and this pool was not told yet, is none:
+        who writes waits for the new one. (PostgreSQL 14 and newer say what they are.)
+
+        raises   ServerUnreachable
+        """
+        if self.pool.is_primary and self.pool.settings.peers and backend.parameters.get("in_hot_standby") == "on":
+            backend.stream.close()
+            raise ServerUnreachable(f"{self.pool.describe()} is in recovery: it is no primary any more")
 
     def primary_is_held(self) -> NoWorkerInTime:
         """What is told to those who have waited for that in vain."""

@@ -178,8 +178,9 @@ class Pool:
             self.is_down = False
             return
         self.failures += 1
-        if self.failures == 1:
+        if self.failures == 1 or str(error) != self._said:
             log.warning("%s cannot be used: %s", self.describe(), error)
+            self._said, self._said_at = str(error), time.monotonic()
         if self.is_primary:
             self.cluster.on_doubt()
         if not self.is_primary and not self.is_down:

@@ -244,6 +244,24 @@ def test_when_the_old_primary_is_a_standby_already_pools_wait_until_the_switchin
         assert load.unknown == set()
 
 
+def test_a_pool_that_was_not_told_yet_does_not_take_a_standby_for_its_primary():
+    """One that was left out, or whose lease has run out: its workers are lost when the old primary stops, and began
+    anew on a server that refuses all writes, and whose reads may be old."""
+    with one_standby() as pools, frontend(pools.peer) as client:
+        insert(client, "before")
+        pools.leader.stop()
+        pools.house.first.stop()
+        pools.house.first.follow(pools.house.standbys[0])
+        pools.house.first.start()
+        answer = in_thread(lambda: insert(client, "behind"))
+        pools.peer.wait_said("is in recovery: it is no primary any more")
+        pools.house.standbys[0].promote()
+        with console(pools.peer) as admin:
+            admin.query("pool changemaster 2")
+        assert answer() == ["INSERT 0 1"]
+        assert kept(pools.house.standbys[0]) == {"before", "behind"}
+
+
 # --- pools that cannot hold ------------------------------------------------------------------------------------------
 
 
