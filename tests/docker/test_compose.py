@@ -7,6 +7,8 @@ import re
 import shlex
 import subprocess
 import threading
+import time
+from typing import Self
 
 import pexpect
 import psycopg2
@@ -140,35 +142,69 @@ def comes_in(demo: Demo, where: str = "haproxy") -> bool:
         return False
 
 
-def test_nothing_of_a_pools_own_clients_fails_when_it_switches_over(demo):
-    old, is_over, failed, written = demo.primary(), threading.Event(), [], []
+class Writer:
+    """A client that inserts one row after the other.
 
-    def write(connection) -> None:
-        while not is_over.is_set():
+    written   how many were acknowledged
+    failed    what ended it
+    longest   s, that one has taken
+    """
+
+    def __init__(self, demo: Demo, where: str) -> None:
+        self.where = where
+        self.written = 0
+        self.failed: psycopg2.Error | None = None
+        self.longest = 0.0
+        self._connection = demo.connect(where)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._connection.close()
+
+    def _run(self) -> None:
+        while not self._is_over.is_set():
+            began = time.monotonic()
             try:
-                ask(connection, f"insert into counted values ({len(written)})")
+                ask(self._connection, f"insert into counted values ('{self.where}')")
             except psycopg2.Error as error:
-                failed.append(error)
+                self.failed = error
                 return
-            written.append(len(written))
+            self.written += 1
+            self.longest = max(self.longest, time.monotonic() - began)
 
-    # Its own clients: the other pool is told when the new primary is there, and so loses what is in flight there.
-    with contextlib.closing(demo.connect("pool1")) as connection, contextlib.closing(demo.connect("pool2")) as other:
-        ask(connection, "create table if not exists counted (n int)")
-        writer = threading.Thread(target=write, args=[connection])
-        writer.start()
-        try:
-            wait_until(lambda: len(written) > 10, LONG_S, "it to write")
-            steps = [row["step"] for row in demo.console("pool switchover")]
-            assert steps == ["quiet", "stopped", "promoted", "comes back"]
-            before = len(written)
-            wait_until(lambda: failed or len(written) > before + 10, LONG_S, "it to go on")
-        finally:
-            is_over.set()
-            writer.join()
-        assert failed == []
-        assert ask(other, "select count(*) from counted") == [(len(written),)]
+    def go_on(self) -> None:
+        until = self.written + 10
+        wait_until(lambda: self.failed or self.written > until, LONG_S, f"the client of {self.where} to go on")
+
+
+def test_nothing_fails_in_a_switchover_by_whichever_pool_clients_have_come(demo):
+    old = demo.primary()
+    ask_once(demo, "drop table if exists counted; create table counted (who text)")
+    with contextlib.ExitStack() as stack:
+        # Two through haproxy: it sends each to the pool that has fewer.
+        wheres = ("pool1", "pool2", "haproxy", "haproxy")
+        writers = [stack.enter_context(Writer(demo, where)) for where in wheres]
+        for writer in writers:
+            writer.go_on()
+        holding = [row["value"] for row in demo.console("pool switchover dry run") if row["item"] == "holds"]
+        assert holding == ["the pool at pool2:7777"]
+        steps = [row["step"] for row in demo.console("pool switchover")]
+        assert steps == ["quiet", "stopped", "promoted", "comes back"]
+        for writer in writers:
+            writer.go_on()
+    print("longest:", [f"{writer.where} {writer.longest:.2f} s" for writer in writers])
+    assert [writer.failed for writer in writers] == [None] * len(writers)
+    assert ask_once(demo, "select count(*) from counted", "pool2") == [(sum(writer.written for writer in writers),)]
     assert demo.primary() != old
+    for pool in ("pool1", "pool2"):
+        assert demo.roles(pool)[demo.primary()] == "primary"
     assert demo.roles()[old] == "standby"
     assert demo.ask_server(old, "select pg_is_in_recovery()") == "t"
 
