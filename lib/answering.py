@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from lib.backend.unit import CANCELED, EXTENDED, Unit
 from lib.errors import BackendLost, OutcomeUnknown, PoolError, TransactionLost
-from lib.metrics import Key
 from lib.route.refused import refusal as refused
 from lib.route.verdict import Kind, Verdict
 from lib.virtual import Virtual, refusal, rolled_back
@@ -117,7 +116,7 @@ class Answering(ABC):
     def fail(self, unit: Unit, raw: bytes, status: bytes = b"I") -> None:
         """An ErrorResponse, then ReadyForQuery: at once, or when the Sync of an open unit has come."""
         login = self.group.login
-        self.cluster.tallies[Key(0, login.database, login.user)].errors[messages.error_fields(raw).get("C", "")] += 1
+        self.cluster.tallies.told(login.user, login.database, messages.error_fields(raw).get("C", ""))
         self._end_unit(unit, raw, raw, status)
 
     def _end_unit(self, unit: Unit, first: bytes, raw: bytes, status: bytes) -> None:

@@ -97,6 +97,9 @@ class Ending(Answering):
 
     def end(self, error: PoolError) -> None:
         """Say why, and close."""
+        if not self.is_gone:
+            login = self.group.login
+            self.cluster.tallies.told(login.user, login.database, error.sqlstate)
         self._end_with(messages.error_response(error, "FATAL"))
 
     def _end_with(self, raw: bytes) -> None:

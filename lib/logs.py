@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import ConfigError
-from lib.summing import Summing
+from lib.summing import Sum, Summing
 
 if TYPE_CHECKING:
     from lib.config import Settings
@@ -233,7 +233,10 @@ class Logs(logging.Handler):
         """Say what was not said. To be called every second or so."""
         with self._own_lock():
             due = self._summing.due(time.monotonic())
-        for each in due:
+        self._say(due)
+
+    def _say(self, sums: list[Sum]) -> None:
+        for each in sums:
             record = logging.LogRecord("pgstmtpool", each.level, "", 0, "%s", (str(each),), None)
             self._writer.write(each.level, self.format(record))
 
@@ -272,6 +275,5 @@ class Logs(logging.Handler):
         self._writer.reopen()
 
     def end(self) -> None:
-        for each in self._summing.due(float("inf")):
-            self._writer.write(each.level, str(each))
+        self._say(self._summing.due(float("inf")))
         self._writer.end()

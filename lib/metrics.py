@@ -157,6 +157,10 @@ class Tallies(dict[Key, Tally]):
         tally = self[key] = Tally()
         return tally
 
+    def told(self, user: str, database: str, sqlstate: str) -> None:
+        """A frontend was told of an error by the pool itself."""
+        self[Key(0, database, user)].errors[sqlstate] += 1
+
 
 class Counts(NamedTuple):
     """What a Tally comes to, with what is known by workers and frontends that are there.

@@ -259,6 +259,7 @@ class SessionFrontend:
         """Say why, and close."""
         if self.is_gone:
             return
+        self.cluster.tallies.told(self.login.user, self.login.database, error.sqlstate)
         if self.lease is None or not self.lease.course.is_mid_message:
             self.stream.write(messages.error_response(error, "FATAL"))
         self._let_go()

@@ -194,6 +194,18 @@ def test_garbage_is_refused_and_nobody_notices(site, garbage):
     assert "Traceback" not in site.pooler.log
 
 
+@pytest.mark.parametrize("mode", ["statement", "session"])
+def test_errors_that_end_a_client_are_counted_too(cluster, mode):
+    """Only those after which it stays were: a limit that disconnects clients was not to be seen."""
+    port = free_port()
+    with own_pooler(cluster, http_listen=port, pool_mode=mode, idle_in_transaction_timeout=0.2) as pooler:
+        with Raw(pooler.host, pooler.port) as client:
+            client.query("begin")
+            assert client.until("E").code == "25P03"
+        labels = ("database", roles.DATABASE, "pool", "0", "sqlstate", "25P03", "user", TRUST)
+        assert Site(pooler, port).metrics()["pgstmtpool_errors_total", *labels] == 1
+
+
 def test_connections_that_say_nothing_keep_no_query_from_its_answer(site):
     silent = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(60)]
     try:
