@@ -102,14 +102,16 @@ def make_large_object(admin: Admin, address: Address, oid: int) -> None:
         log.info("large object %d was made on the primary, for trigger files", oid)
 
 
-def ensure_slot(admin: Admin, primary: Address, slot: str) -> None:
-    """A physical replication slot of this name on the primary."""
+def ensure_slot(admin: Admin, primary: Address, slot: str) -> bool:
+    """A physical replication slot of this name on the primary, or who is to be that; whether it was made."""
     try:
         if not _do(admin, primary, "select 1 from pg_catalog.pg_replication_slots where slot_name = %s", [slot]):
             _do(admin, primary, "select pg_catalog.pg_create_physical_replication_slot(%s, true)", [slot])
+            return True
     except AdminQueryFailed as error:
         if error.sqlstate != "42710":  # somebody was quicker
             raise
+    return False
 
 
 def set_conf(admin: Admin, address: Address, **values: str) -> None:
@@ -125,20 +127,21 @@ def literal(text: str) -> str:
     return f"E{quoted}" if "\\" in text else quoted
 
 
-def follow(admin: Admin, standby: Answer, primary: Address, slot: str, command: str = "") -> None:
+def follow(admin: Admin, standby: Answer, primary: Address, slot: str, command: str = "") -> bool:
     """Have a standby follow another primary: by a reload, before PostgreSQL 13 by a restart.
 
+    returns  whether its slot was made for that
     raises   PoolError, NotAConninfo, CannotRestart
     """
     to = conninfo.follow(standby.conninfo, *primary, standby.application_name)
     if standby.version < RELOADS_CONNINFO:
         change_recovery(admin, standby, to, slot)
-    if slot:
-        ensure_slot(admin, primary, slot)
+    is_made = bool(slot) and ensure_slot(admin, primary, slot)
     if standby.version < RELOADS_CONNINFO:
         restart(admin, standby, command)
     else:
         set_conf(admin, standby.address, primary_conninfo=to, primary_slot_name=slot)
+    return is_made
 
 
 def keep_satisfiable(admin: Admin, primary: Answer, standbys: list[str]) -> str | None:
@@ -226,13 +229,16 @@ def begin_rejoin(
     _do(admin, server.address, f"select public.{REJOIN}(%s, %s, %s, %s, %s)", args)
 
 
-def drop_unused_slots(admin: Admin, standby: Address, slots: list[str]) -> None:
-    """A former primary keeps WAL for those that follow another server now, until its disk is full."""
+def drop_unused_slots(admin: Admin, standby: Address, slots: list[str]) -> bool:
+    """A server that is no primary keeps WAL for those that follow another one, until its disk is full. Whether none of
+    these slots is left."""
     sql = (
         "select pg_catalog.pg_drop_replication_slot(slot_name) from pg_catalog.pg_replication_slots"
         " where slot_type = 'physical' and not active and slot_name = any(%s)"
     )
     _do(admin, standby, sql, [slots])
+    left = "select 1 from pg_catalog.pg_replication_slots where slot_type = 'physical' and slot_name = any(%s)"
+    return not _do(admin, standby, left, [slots])
 
 
 def no_restart(server: Answer) -> str:

@@ -45,6 +45,7 @@ class Following:
         self._begun: dict[int, Greenlet] = {}  # number -> whether it was told, beside a promotion
         self._names: dict[Pool, str] = {}  # what standbys are known by to a primary
         self._astray: set[Pool] = set()
+        self._made: dict[Pool, set[str]] = {}  # slots on standbys that were to be promoted
         self._forks: tuple[int, dict[int, int]] = 0, {}  # of the primary's timeline, and which that is
 
     def __repr__(self) -> str:
@@ -82,6 +83,7 @@ class Following:
     def after(self, found: Choice) -> None:
         """It is the primary: whoever was not told is."""
         begun, self._begun = self._begun, {}
+        self._made.pop(self._ha.cluster.primary, None)
         for each in found.others:
             gevent.spawn(self._complete, self._ha.pool_of(each), each, begun.get(each.number))
 
@@ -111,7 +113,8 @@ class Following:
     def _tell(self, pool: Pool, answer: Answer, to: Address) -> bool:
         self.busy.add(pool)
         try:
-            acts.follow(self._ha.admin, answer, to, answer.slot, self._ha.settings.ha_restart_command)
+            if acts.follow(self._ha.admin, answer, to, answer.slot, self._ha.settings.ha_restart_command):
+                self.has_made(self._ha.pool_at(to), answer.slot)
         except (PoolError, NotAConninfo, acts.CannotRestart) as error:
             if self._ha.is_news(pool, f"cannot follow: {error}"):
                 log.error("%s could not be told to follow %s: %s", pool.describe(), to, error)
@@ -121,9 +124,28 @@ class Following:
         log.info("%s was told to follow %s", pool.describe(), to)
         return True
 
+    def has_made(self, pool: Pool, slot: str) -> None:
+        """A slot, on a server that is to be the primary: it goes when that is not."""
+        if pool is not self._ha.cluster.primary:
+            self._made.setdefault(pool, set()).add(slot)
+
+    def _drop_slots(self, pool: Pool) -> None:
+        try:
+            if acts.drop_unused_slots(self._ha.admin, pool.address, sorted(self._made[pool])):
+                del self._made[pool]
+        except PoolError as error:
+            log.info("slots of %s that are for nobody are dropped later: %s", pool.describe(), error)
+        finally:
+            self.busy.discard(pool)
+
     def look(self, pool: Pool, answer: Answer) -> None:
-        """See whether a server that is in recovery has gone another way than the primary."""
+        """See to a server that is in recovery: whether it keeps slots for nobody, or has gone another way than the
+        primary."""
         self._names[pool] = answer.application_name
+        if pool in self._made:
+            self.busy.add(pool)
+            gevent.spawn(self._drop_slots, pool)
+            return
         timeline = self._ha.watch.known.timeline
         if timeline > 1 and self._forks[0] != timeline:
             self._forks = timeline, {}

@@ -300,7 +300,9 @@ class Switchover:
         name = _name_of(old)
         to = conninfo.follow(conninfo.without_name(chosen.conninfo), *chosen.address, name)
         if slot:
-            acts.ensure_slot(self._guardian.admin, chosen.address, slot)
+            is_made = acts.ensure_slot(self._guardian.admin, chosen.address, slot)
+            if is_made:
+                self._guardian.following.has_made(self._guardian.pool_of(chosen), slot)
         acts.change_recovery(self._guardian.admin, old, to, slot, self._settings.trigger_file)
 
     def _wait_for_its_end(self, old: Answer, chosen: Answer) -> None:

@@ -65,10 +65,9 @@ def adopted(house: House) -> None:
 # --- the pool is killed ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("standbys", [1, 2])
 @pytest.mark.parametrize("step", [is_target_written, is_old_primary_told, is_promoted, is_new_primary_written])
-def test_a_pool_that_is_killed_at_a_step_of_a_switchover_completes_or_undoes_it(step, standbys):
-    with open_house(standbys=standbys) as house, house.pool(ha_restart_command=restart_command(house)) as pooler:
+def test_a_pool_that_is_killed_at_a_step_of_a_switchover_completes_or_undoes_it(step):
+    with open_house() as house, house.pool(ha_restart_command=restart_command(house)) as pooler:
         with frontend(pooler) as client:
             client.query(f"insert into {TABLE} values ('before')")
         with console(pooler) as admin:
@@ -82,8 +81,7 @@ def test_a_pool_that_is_killed_at_a_step_of_a_switchover_completes_or_undoes_it(
             assert not is_old_primary_told(house, pooler)
 
 
-@pytest.mark.parametrize("standbys", [1, 2])
-@pytest.mark.parametrize("is_late", [False, True], ids=["before the pool", "after the pool"])
+@pytest.mark.parametrize("is_late, standbys", [(False, 1), (False, 2), (True, 2)])
 def test_a_pool_that_is_killed_while_the_old_primary_is_down_completes_the_switch(is_late, standbys, gates, tmp_path):
     with open_house(standbys=standbys) as house:
         command = outliving(restart_command(house, gates.script("down")), tmp_path)
@@ -156,6 +154,8 @@ def test_a_restart_that_is_said_to_have_failed_and_is_done_later_leaves_a_primar
                 load.go_on(timeout_s=LONG_S)
             assert house.promoted() is None
             load.check(kept(house.first))
+            slots = "select count(*) from pg_replication_slots"
+            wait_until(lambda: house.standbys[0].query(slots) == [(0,)], LONG_S, "slots that nobody needs to be gone")
 
 
 # --- the chosen standby fails ----------------------------------------------------------------------------------------
