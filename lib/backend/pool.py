@@ -152,7 +152,7 @@ class Pool:
         """
         try:
             for roster in list(self.rosters.values())[:1]:
-                roster.adopt(roster.open_backend(self.cluster.answer_for(roster.login)))
+                roster.start(self.cluster.answer_for(roster.login))
                 return
             for leases in list(self.lent.values()):
                 if leases.last_login is not None:

@@ -120,6 +120,15 @@ class Staff(Crew, ABC):
         self.starting -= 1
         self.adopt(backend)
 
+    def start(self, answer: dialogue.Answer) -> Worker:
+        """Start one, and wait for it: counted meanwhile, as a roster that has none yet would be swept away."""
+        self.starting += 1
+        try:
+            backend = self.open_backend(answer)
+        finally:
+            self.starting -= 1
+        return self.adopt(backend)
+
     def open_backend(self, answer: dialogue.Answer) -> dialogue.Backend:
         """Log in to the server with the bare packet; the pool hears how it went."""
         return self.log_in(self.login, answer)

@@ -253,7 +253,7 @@ def _start(
     if is_session:
         return pool.leases(user, database).start(login, answer)
     roster = pool.roster(login)
-    worker = roster.adopt(roster.open_backend(answer))
+    worker = roster.start(answer)
     if wanted:
         _tune(cluster.group(login, wanted), roster, worker)
     return worker

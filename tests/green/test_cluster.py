@@ -135,6 +135,18 @@ def test_a_worker_that_somebody_keeps_for_a_session_is_not_one_of_those_that_are
     assert len(pool.workers) == 4
 
 
+def test_a_worker_that_nobody_has_asked_for_is_known_however_long_its_login_takes(start):
+    """`pool new_worker` made a roster without frontends, which a sweep took away while the worker logged in: it was in
+    no listing, could not be removed, and kept its connection for ever."""
+    pool = start(max_workers=0)
+    login = pool.cluster.login("app", "shop", ())
+    starting = gevent.spawn(lambda: pool.cluster.primary.roster(login).start(pool._answer_for(login)))
+    wait_until(lambda: pool.logins)
+    pool.cluster.sweep(time.monotonic())
+    worker = starting.get(timeout=30)
+    assert pool.workers == [worker]
+
+
 def test_workers_are_retired_when_what_they_logged_in_with_does_not_hold_any_more(start):
     pool = start(worker_per_fe_cnt=1000, max_workers=2, grow_after=0.01)
     busy, idle = pool.connect(), pool.connect()
