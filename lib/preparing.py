@@ -195,6 +195,8 @@ class PreparedStatements:
         if not _NAMES_STATEMENTS.search(text):
             return
         sees_all, runs = _SEES_ALL in text, b"execute" in text
+        if (sees_all or runs) and self._frontend.status == b"E":
+            return  # nothing can be parsed there; and what ends the transaction must not be refused for that
         first = list(unit.first)
         shown = []
         for name, prepared in self._named.items():

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from lib.backend import dialogue
-from lib.backend.unit import Exchange, Unit
+from lib.backend.unit import SIMPLE, Exchange, Unit
 from lib.errors import ProtocolViolation
 from lib.wire import messages
 from lib.wire.framing import (
@@ -260,6 +260,9 @@ class Relay(ABC):
             return False
         unit.failed = True
         self.roster.tally.errors[fields.get("C", "")] += 1
+        if unit.kind == SIMPLE and unit.swallow:
+            # One of the messages in front of it was refused, and with it all up to a Sync, which a Query does not bring.
+            self.stream.write(messages.SYNC)
         return True
 
     def _pass_on(self, unit: Unit | Exchange | None, data: bytes) -> None:

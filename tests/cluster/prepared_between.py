@@ -298,6 +298,19 @@ SQL: dict[str, Dialogue] = {
         a(parse("deallocate all"), bind(), execute(), parse("select 4", "s"), bind(name="s"), execute(), SYNC),
         a(run()), a(bind(name="other"), execute(), SYNC),
     ),
+    # A statement that SQL names is parsed in front of a Query. Where that failed, the backend went on to a Sync, and the
+    # frontend heard nothing any more.
+    "named_by_sql_in_a_failed_transaction": Dialogue(
+        a(prepare("select 1")), a(query("begin")), a(query("select 1 / 0")), a(query("execute s")),
+        a(query("select name from pg_prepared_statements")), a(query("deallocate s")), a(run()), a(query("rollback")),
+        a(query("execute s")), a(run()),
+    ),
+    "executed_by_sql_when_its_table_is_gone": Dialogue(
+        on_server("create table near.gone (n int); grant select on near.gone to public"),
+        a(prepare("select n from near.gone")), a(run()), on_server("drop table near.gone"), a(query("execute s")),
+        a(query("select 1")), a(query("begin")), a(query("execute s")), a(query("select 1")), a(query("rollback")),
+        a(prepare("select 2", "t")), a(run(name="t")), a(query("deallocate s")),
+    ),
     "deallocate_all_that_fails": Dialogue(
         a(prepare("select 1")), a(run()), a(query("begin")), a(run()), a(query("select 1 / 0")),
         a(query("deallocate all")), a(query("rollback")), a(run()), a(query("select 1 / 0; deallocate all")), a(run()),
