@@ -1,8 +1,8 @@
 """How long a frontend may go on with what it does, and how it ends: it leaves, or is told to.
 
-Green by what it writes to; only `_leave` parks, in the frontend's own thread. Limits are kept by who looks at all
-frontends every so often (`keeper`, `arrival`); here is what they see, and what they have done to it. `Frontend` is the
-only one that is Ending.
+Green by what it writes to; only `_leave` and `_see_out` park, in the frontend's own thread. Limits are kept by who
+looks at all frontends every so often (`keeper`, `arrival`); here is what they see, and what they have done to it.
+`Frontend` is the only one that is Ending.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lib.backend.riders import Riders
     from lib.modes import Silence
 
+_SEEN_OUT_S = 0.5  # how often it is looked whether one that has closed its side is still there
 _READ_OUT_S = 10.0  # how long a frontend that was ended may take to read what it was told
 
 
@@ -44,6 +45,10 @@ class Ending(Answering):
     @abstractmethod
     def notify(self) -> None:
         """What its thread waits for may have come."""
+
+    @abstractmethod
+    def wait_for_news(self, limit_s: float | None = None) -> None:
+        """Park its thread until then, or until so long has passed."""
 
     # --- limits ------------------------------------------------------------------------------------------------------
 
@@ -123,6 +128,22 @@ class Ending(Answering):
         if self.is_gone and worker is not None:  # it left meanwhile, while its unit still stood for the worker
             self.worker = None
             worker.reclaim(self.status)
+
+    def _see_out(self) -> None:
+        """It sends nothing more, but may still read: what it has sent is answered as long as somebody is there.
+
+        Who has gone altogether looks the same, until something is said that is nothing new.
+        """
+        stream, streaming, told = self.stream, self.streaming, None
+        while not (self.is_gone or streaming.is_active) and (self.unit is not None or self.pending or stream.pending):
+            unit = self.unit
+            known = self.group.parameters.get("server_version")
+            if known and unit is not told and not (unit is None or unit.answered or stream.pending):
+                stream.write(messages.parameter_status("server_version", known))
+                told = unit
+            if stream.has_hung_up():
+                break
+            self.wait_for_news(_SEEN_OUT_S)
 
     def _leave(self) -> None:
         self.is_gone = True

@@ -98,6 +98,8 @@ class Frontend(Ending):
                 if not self._take(self._rest + data if self._rest else data):
                     break
                 self._hold_back()
+            if not (data or self.is_gone):
+                self._see_out()
         except ProtocolViolation as error:
             self.end(error)
         finally:
@@ -362,8 +364,11 @@ class Frontend(Ending):
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition() and not self.is_gone:
-            self._wake = Event()
-            self._wake.wait()
+            self.wait_for_news()
+
+    def wait_for_news(self, limit_s: float | None = None) -> None:
+        self._wake = Event()
+        self._wake.wait(limit_s)
         self._wake = None
 
     def copy_begins(self, unit: Unit) -> None:

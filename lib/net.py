@@ -201,6 +201,13 @@ class Stream:
         """Whether the peer has closed its side; what it has sent before need not be read for that."""
         return self.is_closed or self._polls(select.POLLRDHUP)
 
+    def has_hung_up(self) -> bool:
+        """Whether nothing reaches the peer any more. One that has only closed its side may still read.
+
+        That a TCP peer has closed both is known when something was sent to it since.
+        """
+        return self.is_closed or self._polls(0)
+
     def _polls(self, event: int) -> bool:
         poll = select.poll()
         poll.register(self.sock, event)

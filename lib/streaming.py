@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lib.backend import tuning
 from lib.backend.unit import CALL, EXTENDED, SIMPLE, Unit
 from lib.errors import ProtocolViolation
 from lib.route.combine import OPAQUE, STANDBY_HINT, combine
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lib.frontend import Frontend
 
 _HIGH_WATER, _LOW_WATER = 262_144, 65_536  # bytes on the way to a backend that does not read
+_OVERLAP = 200  # bytes of a text's last part that are looked at with the next one: names may be cut
 _PARSE, _BIND, _QUERY, _CALL, _SYNC, _TERMINATE = b"PBQFSX"
 _RUNS = frozenset(b"PQF")
 _ASKS = frozenset(b"SHQF")  # all that was sent before is run when it has arrived
@@ -46,8 +48,8 @@ class Streaming:
     """
 
     __slots__ = (
-        "_forwarding", "_frontend", "_last", "_left", "_resolver", "cancels_next", "discarding", "is_active", "unit",
-        "waits",
+        "_forwarding", "_frontend", "_last", "_left", "_resolver", "_seen", "cancels_next", "discarding", "is_active",
+        "unit", "waits",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend) -> None:
@@ -59,6 +61,7 @@ class Streaming:
         self._resolver: Resolver | None = None
         self.is_active = self.waits = self.cancels_next = False
         self._last = 0  # tag of the last message of the unit that went to the worker
+        self._seen = b""  # the end of the last part of a text
 
     def __repr__(self) -> str:
         return f"<Streaming {self.unit!r} left={self._left}{' discarding' if self.discarding else ''}>"
@@ -284,6 +287,10 @@ class Streaming:
             return
         stream = unit.worker.stream
         unit.cut = self._left
+        if unit.kind == SIMPLE and not unit.data and not (unit.script is not None and unit.script.copying):
+            seen = self._seen + part
+            unit.customs |= tuning.customs(seen)
+            self._seen = seen[-_OVERLAP:] if self._left else b""
         stream.write(part)
         if not self._left:
             self._sent(unit)

@@ -261,7 +261,7 @@ class Relay(ABC):
         unit.failed = True
         self.roster.tally.errors[fields.get("C", "")] += 1
         if unit.kind == SIMPLE and unit.swallow:
-            # One of the messages in front of it was refused, and with it all up to a Sync, which a Query does not bring.
+            # A message in front of it was refused, and with it all up to a Sync, which a Query does not bring.
             self.stream.write(messages.SYNC)
         return True
 

@@ -20,6 +20,7 @@ from lib.backend.tuning import AT_DEFAULT, ROLES, Pairs, canonical, quote, taken
 _OF_TRANSACTION = ("transaction_isolation", "transaction_read_only", "transaction_deferrable")
 # Settings that pg_settings hides from whoever may not see them.
 HIDDEN = frozenset({"dynamic_library_path", "session_preload_libraries", "local_preload_libraries"})
+SEED = "seed"  # of random(): a setting that nothing can be asked for, and that does not go back
 MAX_REMEMBERED_BYTES = 500  # bytes
 
 # ALTER ROLE or DATABASE ... SET role makes another default than `none`, and nothing tells it.
@@ -93,7 +94,7 @@ def ask_all(customs: Iterable[str], user: str | None = None) -> str:
 
     customs   names of custom settings that the backend may know: no view shows those
     """
-    hidden = ", ".join(quote(name) for name in (*_OF_TRANSACTION, *ROLES))
+    hidden = ", ".join(quote(name) for name in (*_OF_TRANSACTION, *ROLES, SEED))
     now = "pg_catalog.current_setting(name)"
     parts = [f"SELECT {quote(name)}, {_hex(_value_of(name))}" for name in ROLES]
     names = ", ".join(f"({quote(name)})" for name in sorted(customs))

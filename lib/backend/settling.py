@@ -124,6 +124,10 @@ class Settling(Upkeep):
                 sets = named
         is_one = is_sure and not (sets and verdict.resets) and "*" not in sets and verdict.kind is Kind.SETTING
         self.is_own = is_one and not (in_block or self.touched or verdict.clean) and _is_whole(unit)
+        if settings.SEED in sets:
+            sets -= {settings.SEED}
+            self._keep()
+            self.spoilt = True
         self.touched |= (sets | verdict.resets) - self.roster.cosmetic
 
     def _named(self, unit: Unit) -> tuple[frozenset[str] | None, bool]:
@@ -174,7 +178,7 @@ class Settling(Upkeep):
         doubtful, self.doubtful = self.doubtful, False
         self.unsettled = False
         is_mere_doubt = doubtful and not touched
-        touched = _ANY if is_mere_doubt else touched
+        touched = touched | _ANY if doubtful else touched
         if not settings.HIDDEN.isdisjoint(touched):
             self._keep()
         if self.session and (not asks_back or self._is_murky(frontend)):

@@ -48,6 +48,7 @@ class Unit:
     makes           those that it parses
     effects         what each of its Parse and Close messages does to the frontend's statements
     shows           names of statements that it may have deallocated where nobody sees it
+    customs         names of custom settings that the parts of a text show which was not kept
     first           messages that go in front of it, one answer each
     lead            what was put in front of it for its worker, those included
     watch           what comes about of all that
@@ -84,6 +85,7 @@ class Unit:
     effects: Sequence[tuple[bytes, Prepared | None] | None] = ()
     first: Sequence[bytes] = ()
     shows: Sequence[str] = ()
+    customs: frozenset[str] = frozenset()
     lead: Lead | tuple[()] = ()
     watch: Watch | None = None
     parse_unnamed: Unnamed | None = None
@@ -118,7 +120,7 @@ class Unit:
     def texts(self) -> list[bytes]:
         """The statements in it, as far as they are still there."""
         if self.kind == SIMPLE:
-            return [self.data[5:-1]]
+            return [self.data[5:-1]] if self.data else []
         read = gather(self.data, 0)[2] if self.kind == EXTENDED and self.script is None else None
         if read is None:
             return []

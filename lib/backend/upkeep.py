@@ -246,7 +246,7 @@ class Upkeep(Riders):
         # A streamed unit is not kept, and what OPAQUE ones run is not seen: then the backend itself is asked.
         self.unsure = self.unsure or unit.verdict.kind is Kind.OPAQUE or unit.script is not None
         text = unit.shown
-        names = tuning.customs(text)
+        names = tuning.customs(text) | unit.customs
         # Which setting a statement sets that is not kept may be a parameter, at any time.
         self.spoilt = self.spoilt or (unit.keeps_names and b"set_config" in text.lower())
         if names and not (unit.failed and unit.frontend.status == b"E"):  # where nothing of it was run

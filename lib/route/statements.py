@@ -82,7 +82,8 @@ _CHARACTERISTICS = {
 }
 # SET name value, without "=" or TO: the setting that it means.
 _SPECIAL_SETS = {b"names": "client_encoding", b"schema": "search_path", b"role": "role"}
-_ANY, _ALL = frozenset({"*"}), frozenset({"*", "role", "session_authorization"})
+_ANY, _WHO = frozenset({"*"}), frozenset({"role", "session_authorization"})
+_ALL = _ANY | _WHO
 
 
 def look(tokens: Sequence[Token], at: int = 0) -> Row:
@@ -257,7 +258,10 @@ def _changes(name: str, is_reset: bool) -> Row:
         return SEEDS
     if not name or not name.isascii():
         return SETS._replace(clean=True, holds=True)  # nobody could be asked for it by name
-    return SETS._replace(resets=frozenset({name})) if is_reset else SETS._replace(sets=frozenset({name}))
+    if not is_reset:
+        return SETS._replace(sets=frozenset({name}))
+    # The role goes back with who one is.
+    return SETS._replace(resets=_WHO if name == "session_authorization" else frozenset({name}))
 
 
 def _setting(tokens: Sequence[Token], at: int) -> tuple[str, int]:

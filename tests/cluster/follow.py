@@ -202,6 +202,16 @@ BACK: dict[str, list[Text]] = {
 # What A begins with in BACK; B begins with nothing.
 OWN = {"search_path": "near, public", "DateStyle": "SQL, DMY", "application_name": "own", "home.tenant": "42"}
 
+# Of frontends that begin with a role of their own.
+AS_ROLE: dict[str, list[Text]] = {
+    "authorization": [
+        "reset session authorization", "set session authorization default", "set role home_other",
+        "reset session authorization", "begin", "set role none", "reset session authorization", "rollback",
+        "begin; reset session authorization; commit", "set role home_other; reset session authorization",
+        ("B", "reset session authorization"), "reset role", "set role none", "reset all", "discard all",
+    ],
+}
+
 CALLS: dict[str, list[Text]] = {
     "set_config": [
         "select set_config('search_path', 'far', false)", "select set_config('work_mem', '3MB', true)",
@@ -230,6 +240,19 @@ CALLS: dict[str, list[Text]] = {
     "functions": [
         "select near.sets('3MB')", "select near.keeps()", "select near.changes()", "begin", "select near.sets('5MB')",
         "rollback", "select near.sets('much')", "select near.sets('6MB'), 1 / 0", "reset all",
+    ],
+    # What code has set was thrown away where the same text has also set something that it shows.
+    "dynamic_sql_beside_what_a_text_shows": [
+        "select near.runs($q$set work_mem to '3MB'$q$); set intervalstyle to iso_8601",
+        "set bytea_output to escape; select near.runs($q$set home.tenant to 'dynamic'$q$)",
+        "begin; set local work_mem to '4MB'; select near.runs('set datestyle to german'); commit",
+        "select near.runs('reset work_mem'); set timezone to 'Asia/Tokyo'", "reset all",
+    ],
+    # It cannot be asked for ("unavailable"), and what was set then with the other settings failed.
+    "seed": [
+        "select set_config('seed', '0.5', false)", "select random()", "set work_mem to '3MB'", "select random()",
+        "reset session authorization", "update pg_settings set setting = '0.25' where name = 'seed'",
+        "select near.runs($q$set work_mem to '4MB'$q$)", "reset all",
     ],
     "procedures_and_blocks": [
         "do $$begin set work_mem to '3MB'; perform set_config('datestyle', 'german', false); end$$",
@@ -271,7 +294,10 @@ CUSTOM: dict[str, list[Text]] = {
 
 TEXTS = {
     "set": SET, "transactions": TRANSACTIONS, "roles": ROLES, "authorization": AUTHORIZATION, "back": BACK,
-    "calls": CALLS, "custom": CUSTOM,
+    "as_role": AS_ROLE, "calls": CALLS, "custom": CUSTOM,
 }  # fmt: skip
-STARTS: dict[str, dict[str, dict[str, str]]] = {"back": {"A": OWN}}
+STARTS: dict[str, dict[str, dict[str, str]]] = {
+    "back": {"A": OWN},
+    "as_role": {"A": {"role": "home_role"}, "B": {"role": "home_other", "search_path": "far"}},
+}
 USERS = {"authorization": ROOT}

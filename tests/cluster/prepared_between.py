@@ -298,8 +298,8 @@ SQL: dict[str, Dialogue] = {
         a(parse("deallocate all"), bind(), execute(), parse("select 4", "s"), bind(name="s"), execute(), SYNC),
         a(run()), a(bind(name="other"), execute(), SYNC),
     ),
-    # A statement that SQL names is parsed in front of a Query. Where that failed, the backend went on to a Sync, and the
-    # frontend heard nothing any more.
+    # A statement that SQL names is parsed in front of a Query. Where that failed, the backend went on to a Sync, and
+    # the frontend heard nothing any more.
     "named_by_sql_in_a_failed_transaction": Dialogue(
         a(prepare("select 1")), a(query("begin")), a(query("select 1 / 0")), a(query("execute s")),
         a(query("select name from pg_prepared_statements")), a(query("deallocate s")), a(run()), a(query("rollback")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import select
+import socket
 import time
 from collections.abc import Iterator
 
@@ -143,6 +144,46 @@ def test_a_queued_statement_of_a_frontend_that_vanishes_never_runs(connect, pool
     assert other.answer().commands == ["INSERT 0 1"]
     wait_nothing_open(cluster)
     assert "other" in words(cluster)
+
+
+HALVES = {
+    "one": [rawclient.simple("select 1")],
+    "pipelined": [rawclient.simple("select pg_sleep(0.2)"), rawclient.extended("select 2")],
+    "a transaction": [rawclient.simple(each) for each in ("begin", "select pg_sleep(0.2)", "commit")],
+    "an error": [rawclient.simple("select 1 / 0"), rawclient.simple("select 3")],
+    "a large answer": [rawclient.simple("select repeat('x', 1000), generate_series(1, 20000)")],
+    "settings": [rawclient.simple("set datestyle to german"), rawclient.simple("select date '2001-02-03'")],
+    "copy": [rawclient.simple("copy vanished from stdin"), copy_data(b"copied\n"), COPY_DONE],
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_who_has_closed_its_side_only_still_gets_its_answers(pooler, cluster, table, name):
+    """As `nc -N` does behind its last message. It was taken for gone, and its answers were dropped."""
+
+    def answers(where, half: bool) -> list[rawclient.Message]:
+        with Raw(where.host, where.port) as frontend:
+            frontend.send(*HALVES[name])
+            if half:
+                frontend.sock.shutdown(socket.SHUT_WR)
+                return [each for each in frontend.until("") if each.tag != "S"]
+            ready = sum(each[:1] == b"Q" or each.endswith(messages.SYNC) for each in HALVES[name])
+            return [each for _ in range(ready) for each in frontend.answer() if each.tag != "S"]
+
+    assert answers(pooler, half=True) == answers(cluster.primary, half=False)
+    wait_nothing_open(cluster)
+
+
+def test_who_has_closed_its_side_may_wait_for_a_worker(connect, pooler, cluster, table):
+    holder = connect()
+    assert holder.query("begin").status == "T"
+    with Raw(pooler.host, pooler.port) as frontend:
+        frontend.send(rawclient.simple("insert into vanished values ('waited')"))
+        frontend.sock.shutdown(socket.SHUT_WR)
+        assert connect().says_nothing()
+        assert holder.query("commit").status == "I"
+        assert [each.tag for each in frontend.until("") if each.tag != "S"] == ["C", "Z"]
+    assert words(cluster) == ["waited"]
 
 
 LARGE = "select repeat('x', 1000), generate_series(1, 100000000)"

@@ -44,6 +44,7 @@ SCHEMA = f"""
         $$begin return date '2001-02-03'::text; end$$;
     create function near.changes() returns void language plpgsql set work_mem to '2MB' as
         $$begin set timezone to 'Asia/Tokyo'; end$$;
+    create function near.runs(command text) returns void language plpgsql as $$begin execute command; end$$;
     create procedure near.commits() language plpgsql as $$begin set work_mem to '6MB'; commit; end$$;
     create table near.rows (id serial primary key, note text);
     create role home_role; create role home_other;
