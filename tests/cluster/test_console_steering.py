@@ -305,7 +305,7 @@ def test_reads_go_on_while_a_standby_comes_and_goes(cluster, alone):
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [
-        ("pool add {standby}", psycopg.errors.DuplicateObject, "pool 2 is"),
+        ("pool add {standby}", psycopg.errors.DuplicateObject, "is pool 2 already"),
         ("pool add {primary}", psycopg.errors.DuplicateObject, "is pool 1 already"),
         ("pool add 127.0.0.1:1", psycopg.errors.ConnectionFailure, "no connection to server"),
         ("pool add nonsense", psycopg.errors.InvalidParameterValue, "not an address"),
