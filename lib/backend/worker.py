@@ -45,12 +45,12 @@ class Worker(Halting):
     is_lost      its end was not ours, nor that of a frontend which left it in the middle of something
     """
 
-    __slots__ = ("block_since", "is_lost", "number", "sent_at", "started_at")
+    __slots__ = ("_is_free_again", "_is_visited", "block_since", "is_lost", "number", "sent_at", "started_at")
 
     def __init__(self, roster: Roster, number: int, backend: dialogue.Backend) -> None:
         super().__init__(roster, backend)
         self.number = number
-        self.is_lost = False
+        self.is_lost = self._is_visited = self._is_free_again = False
         self.started_at = self.idle_since = self.sent_at = monotonic()
         self.block_since = 0.0
 
@@ -118,11 +118,25 @@ class Worker(Halting):
         self.sent_at = monotonic()
         self.stream.write(unit.data)
 
+    def _visited(self) -> None:
+        """A visit is over at once, and what comes next may be another one, hundreds of times: not each within the one
+        before, which would be too deep."""
+        self._is_free_again = True
+        if self._is_visited:
+            return
+        self._is_visited = True
+        try:
+            while self._is_free_again:
+                self._is_free_again = False
+                self.reclaim()
+        finally:
+            self._is_visited = False
+
     def _send(self, unit: Unit | Visit) -> None:
         if isinstance(unit, Visit):
             self.state = State.IDLE
             unit.arrived()
-            self.reclaim()
+            self._visited()
         elif not unit.rides:
             self.holder = unit.frontend
             self._send_on(unit)

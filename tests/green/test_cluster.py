@@ -216,6 +216,23 @@ def test_a_frontend_whose_settings_are_refused_learns_why(start):
     assert told == [error]
 
 
+def test_many_who_come_in_at_once_are_not_too_many_for_a_worker(start):
+    """Each visit was served within the one before: at some three hundred that waited the worker ended in a
+    RecursionError, and those who waited had another one started."""
+    pool = start(worker_per_fe_cnt=1000, max_workers=0)
+    holder = pool.connect()
+    holder.query("begin")
+    (worker,) = pool.workers
+    all_told = [visit(pool, holder.frontend.group)[0] for _ in range(600)]
+    client = pool.connect()
+    client.send(query(READ))
+    wait_until(lambda: client.frontend.unit is not None)
+    holder.query("commit")
+    assert client.until_ready().rows == [READ]
+    assert all_told == [[None]] * 600
+    assert pool.workers == [worker] and pool.logins == 1
+
+
 def test_a_frontend_that_left_while_it_was_being_let_in_is_told_nothing(start):
     pool = start(worker_per_fe_cnt=1000, max_workers=0)
     holder = pool.connect()
