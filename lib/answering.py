@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib.backend.unit import CANCELED, EXTENDED, Unit
 from lib.errors import BackendLost, OutcomeUnknown, PoolError, TransactionLost
@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 
 _NOT_VIRTUAL, _WRITE = Virtual.NONE, Kind.WRITE
 _IDLE_ONLY = ("57P05",)  # idle_session_timeout: the server says it only while it is idle, so nothing of ours has run
+
+
+class Behind(NamedTuple):
+    """What a frontend has sent behind the statement that is on its way.
+
+    unit      the next one
+    streams   it begins a unit that cannot be gathered
+    """
+
+    unit: Unit | None
+    streams: bool
 
 
 class Answering(ABC):
@@ -149,12 +160,32 @@ class Answering(ABC):
         if unit is None or unit.is_over:
             self._cancel_next()
         elif unit.worker is not None:
-            unit.worker.cancel(unit)
+            unit.worker.cancel(unit, self.behind())
         elif self.worker is None:
             unit.withdrawn = True
             self.canceled(unit)
         elif not self.withdraw(unit, CANCELED):
             unit.is_canceled = True  # its worker is being made fit for it
+
+    def behind(self) -> Behind:
+        """What it has sent behind its unit until now."""
+        return Behind(self.pending[0] if self.pending else None, self.streaming.waits)
+
+    def cancel_behind(self, unit: Unit, behind: Behind) -> None:
+        """A cancel request that came while `unit` was on its way, and `behind` was there already, was not needed.
+
+        A server would have met the next one: it comes to that sooner than we do. But only what was there already can
+        have been meant. Where the unit itself is still there, it was moved to another worker.
+        """
+        now, streaming = self.unit, self.streaming
+        if behind.streams and streaming.waits:
+            streaming.cancels_next = True
+        elif behind.unit is not None and behind.unit in self.pending:
+            behind.unit.is_canceled = True
+        elif now is not None and not now.is_over and (
+            now in (unit, behind.unit) or (behind.streams and now is streaming.unit)
+        ):  # fmt: skip
+            self.cancel()
 
     def withdraw(self, unit: Unit, error: PoolError) -> bool:
         """Whether the worker that it holds has not sent `unit` yet, which waits for a server that is doubted or for the

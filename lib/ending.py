@@ -82,7 +82,7 @@ class Ending(Answering):
         if unit is not None and unit.worker is not None and not unit.is_over:
             if not unit.worker.mid_message:
                 self.stream.write(messages.late_notice(limit_s))
-            self.cancel()
+            unit.worker.cancel(unit)  # and nothing behind it
 
     def look(self, now: float) -> None:
         """End it when it has been idle for longer than active_cnn_timeout."""

@@ -18,6 +18,7 @@ from lib.backend.unit import Unit, Visit
 from lib.backend.upkeep import State
 
 if TYPE_CHECKING:
+    from lib.answering import Behind
     from lib.backend.roster import Roster
     from lib.tlsfiles import Approach
 
@@ -49,9 +50,12 @@ class Halting(Settling):
 
     # --- cancelling --------------------------------------------------------------------------------------------------
 
-    def cancel(self, unit: Unit) -> None:
+    def cancel(self, unit: Unit, behind: Behind | None = None) -> None:
         """Cancel `unit` and nothing else: until the cancel connection was closed by the server and the unit has
-        answered, nothing is sent to this backend."""
+        answered, nothing is sent to this backend.
+
+        behind   what is meant where the unit ends before the server could be asked
+        """
         if self.drop_rider(unit):
             # It need not be told: a read that nobody waits for does no harm.
             unit.frontend.canceled(unit)
@@ -62,15 +66,21 @@ class Halting(Settling):
             return
         self.move_riders()
         self.cancels += 1
-        gevent.spawn(self._cancel, unit)
+        gevent.spawn(self._cancel, unit, behind)
 
-    def _cancel(self, unit: Unit) -> None:
-        certain = dialogue.cancel(
-            self.roster.address, self.key, _CANCEL_TIMEOUT_S,
-            lambda: bool(self.in_flight) and self.in_flight[0] is unit, self.approach,
-        )  # fmt: skip
+    def _cancel(self, unit: Unit, behind: Behind | None) -> None:
+        came_late = False
+
+        def is_wanted() -> bool:
+            nonlocal came_late
+            came_late = not self.in_flight or self.in_flight[0] is not unit
+            return not came_late
+
+        certain = dialogue.cancel(self.roster.address, self.key, _CANCEL_TIMEOUT_S, is_wanted, self.approach)
         if not certain and self.state is not State.CLOSED:
             self.close("a cancel request was sent to it and nobody knows when it will arrive")
+        elif came_late and behind is not None:
+            unit.frontend.cancel_behind(unit, behind)
         self._go_on()
 
     def _go_on(self) -> None:

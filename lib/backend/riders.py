@@ -21,6 +21,7 @@ from lib.backend.unit import Exchange, Stale, Unit
 from lib.wire.framing import end_of_read
 
 if TYPE_CHECKING:
+    from lib.answering import Behind
     from lib.backend import dialogue
     from lib.backend.groups import Group
     from lib.backend.roster import Roster
@@ -68,7 +69,7 @@ class Riders(Parsed):
         self._large = 0  # bytes of the head's answer that have been passed on
 
     @abstractmethod
-    def cancel(self, unit: Unit) -> None:
+    def cancel(self, unit: Unit, behind: Behind | None = None) -> None:
         """Cancel `unit` and nothing else."""
 
     @abstractmethod
