@@ -24,6 +24,7 @@ from lib.ha.peers import Peers, words_of
 log = logging.getLogger(__name__)
 
 _RENEW_S = 1.0
+_LOOK_S = 0.02
 _SPARE_S = 2.0  # how much of a lease must be left when the old primary is told to stop
 _TOLD_S = 60.0  # how long pools are kept quiet that cannot be told of the new primary
 _SEEN = "its clients' statements fail that are under way (08007, 57P01), and others wait until it is told"
@@ -110,10 +111,13 @@ class Silence:
         gevent.spawn(self._end_when_told)
 
     def _end_when_told(self) -> None:
-        deadline = time.monotonic() + _TOLD_S
-        while time.monotonic() < deadline and any(address in self._peers.untold for address in self.asked):
-            gevent.sleep(_RENEW_S / 2)
+        self.wait_until_told(_TOLD_S)
         self._stop()
+
+    def wait_until_told(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and any(address in self._peers.untold for address in self.asked):
+            gevent.sleep(_LOOK_S)
 
     def _stop(self) -> None:
         for thread in self._threads.values():

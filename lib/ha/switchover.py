@@ -36,6 +36,7 @@ _CAUGHT_UP_S = 5.0
 _DOWN_S = 60.0  # for a clean shutdown
 _BACK_S = 30.0  # for the old primary to follow
 _LOOK_S = 0.01
+_TOLD_S = 2.0  # for the other pools to hear who is the primary
 _FAR_BEHIND = 64 << 20  # bytes
 
 
@@ -235,6 +236,7 @@ class Switchover:
         guardian.last_switch = f"{old.name} was replaced by {chosen.name}, as planned, in {took}"
         log.warning("%s", guardian.last_switch)
         yield "promoted", f"{took}: {chosen.name} is the primary, and statements go on"
+        self._silence.wait_until_told(_TOLD_S)  # before this pool stops, if it was told to
         yield "comes back", self._wait_for_return(old)
 
     def _checkpoint(self, old: Answer) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -241,6 +242,66 @@ def test_when_the_old_primary_is_a_standby_already_pools_wait_until_the_switchin
             load.go_on(timeout_s=LONG_S)
         assert house.promoted() is house.standbys[0]
         load.check(kept(house.standbys[0]))
+        assert load.unknown == set()
+
+
+def gated(house: House, where: Path) -> str:
+    """A restart command that says that it was asked, and waits until it may."""
+    return f"touch {where}/asked; while [ ! -e {where}/go ]; do sleep 0.05; done\n{restart_command(house)}"
+
+
+def test_a_lease_that_runs_out_in_the_middle_loses_nothing_unsaid(tmp_path):
+    """The switching pool is frozen just before it stops the old primary, and when it thaws that has been stopped: the
+    other pool's clients have gone on meanwhile. What was acknowledged is on the new primary."""
+    with open_house(standbys=1) as house, two_pools(house, ha_restart_command=gated(house, tmp_path)) as pools:
+        with loaded(pools.peer, name="peer") as load:
+            steps = in_thread(lambda: switch(pools.leader))
+            wait_until((tmp_path / "asked").exists, LONG_S, "the old primary to be restarted")
+            os.kill(pools.leader.pid, signal.SIGSTOP)
+            try:
+                load.go_on(timeout_s=LONG_S)
+                pools.peer.wait_said("is still the primary: statements go on")
+                (tmp_path / "go").touch()
+                house.first.adopt()
+                pools.peer.wait_said("is in recovery: it is no primary any more", timeout_s=LONG_S)
+            finally:
+                os.kill(pools.leader.pid, signal.SIGCONT)
+            assert [step for step, _ in steps()][-2:] == ["promoted", "comes back"]
+            load.go_on(timeout_s=LONG_S)
+        load.check(kept(house.wait_promoted()))
+
+
+def test_a_pool_that_is_frozen_in_the_middle_of_a_switch_goes_on_with_the_new_primary(tmp_path):
+    with open_house(standbys=1) as house, two_pools(house, ha_restart_command=gated(house, tmp_path)) as pools:
+        with loaded(pools.peer, name="peer") as load:
+            steps = in_thread(lambda: switch(pools.leader))
+            wait_until((tmp_path / "asked").exists, LONG_S, "the old primary to be restarted")
+            os.kill(pools.peer.pid, signal.SIGSTOP)
+            try:
+                until = time.monotonic() + LEASE_S + 0.5
+                (tmp_path / "go").touch()
+                house.first.adopt()
+                assert [step for step, _ in steps()] == STEPS
+                wait_until(lambda: time.monotonic() > until, what="its lease to be over")
+            finally:
+                os.kill(pools.peer.pid, signal.SIGCONT)
+            load.go_on(timeout_s=LONG_S)
+        load.check(kept(house.wait_promoted()))
+        assert load.unknown == set()
+
+
+def test_a_pool_that_is_told_to_stop_in_the_middle_of_a_switch_tells_the_others_before_it_goes(tmp_path):
+    with open_house(standbys=1) as house, two_pools(house, ha_restart_command=gated(house, tmp_path)) as pools:
+        with loaded(pools.peer, name="peer") as load, console(pools.leader) as admin:
+            answer = in_thread(lambda: admin.query("pool switchover"))
+            wait_until((tmp_path / "asked").exists, LONG_S, "the old primary to be restarted")
+            os.kill(pools.leader.pid, signal.SIGTERM)
+            (tmp_path / "go").touch()
+            house.first.adopt()
+            assert [step for step, _ in answer().rows][:3] == STEPS[:3]
+            wait_until(lambda: not pools.leader.is_running, LONG_S, "it to stop")
+            load.go_on()
+        load.check(kept(house.wait_promoted()))
         assert load.unknown == set()
 
 
