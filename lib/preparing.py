@@ -17,6 +17,7 @@ from lib.route import parsing
 from lib.route.combine import EARLIER, combine
 from lib.route.verdict import Kind, Verdict
 from lib.wire import messages
+from lib.wire.framing import frontend_header
 from lib.wire.prepared import KEPT, Prepared, Resolver, Statement, Unnamed, Watch, body_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _ALL = "*"
 _SEES_ALL = b"pg_prepared_statement"
 _NAMES_STATEMENTS = re.compile(rb"\b(?:deallocate|execute|prepare)\b|pg_prepared_statement")
-_EXECUTE_TAG = ord("E")
+_BIND_TAG, _EXECUTE_TAG = b"BE"
 # What libpq and most drivers send behind a Bind: Describe of the unnamed portal or nothing, Execute of all rows, Sync.
 _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
 _EXECUTES = b"E\0\0\0"
@@ -40,11 +41,12 @@ class PreparedStatements:
     unnamed   the Parse of its unnamed statement, or what that is on backends when somebody has asked
     """
 
-    __slots__ = ("_frontend", "_named", "unnamed")
+    __slots__ = ("_frontend", "_named", "_replaced", "unnamed")
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
         self._named: dict[bytes, Prepared] = {}
+        self._replaced: dict[Prepared, Statement] = {}  # what those are that another stands for on the worker it holds
         self.unnamed: Unnamed | None = None
 
     def __repr__(self) -> str:
@@ -63,6 +65,8 @@ class PreparedStatements:
         prepared = self._named.get(data[6:name_end])
         if prepared is None:
             return None
+        if self._replaced:
+            self._put_back()
         frontend, statement = self._frontend, prepared.statement
         router = frontend.router
         known = statement.known
@@ -76,9 +80,15 @@ class PreparedStatements:
         unit.known, unit.marks = known, known.marks
         if data[length + 1] == _EXECUTE_TAG:
             unit.is_strict = True
-        elif prepared.row is None:
-            unit.watch = Watch((prepared,))
+        elif not prepared.told:
+            unit.watch = self._watch_portal(prepared)
         return unit
+
+    @staticmethod
+    def _watch_portal(prepared: Prepared) -> Watch:
+        """For the answer of a unit that binds it and asks for the columns of that first of all, and for no others."""
+        row = prepared.row
+        return Watch((prepared,), messages.BIND_COMPLETE + row) if row else Watch((prepared,))
 
     def resolver(self) -> Resolver:
         resolver = Resolver(self._find, self._make)
@@ -96,12 +106,28 @@ class PreparedStatements:
                 self.unnamed = self._make(body_of(self.unnamed), b"")
             prepared = self.unnamed
         worker = self._worker
-        if prepared is not None and worker is not None and prepared.statement not in worker.statements:
-            is_as_parsed = self._frontend.group.parse_settings == prepared.statement.settings
-            if not (is_as_parsed and self._parses_as_tuned(worker)):
-                # It has to be parsed here and now, and nobody else is to have what comes of that.
-                prepared.statement = self._private(body_of(prepared.statement.parse))
+        if worker is None:
+            self._put_back()
+        elif prepared is not None and prepared.statement not in worker.statements:
+            self._see_to_it(prepared, worker)
         return prepared
+
+    def _see_to_it(self, prepared: Prepared, worker: Worker) -> None:
+        """Its statement is not on the worker. Where something else is set there than it is parsed with, another stands
+        for it as long as nothing of that changes: nobody else is to have that, nor this frontend afterwards, when the
+        server would not take it for what it is then."""
+        statement = prepared.statement = self._replaced.pop(prepared, prepared.statement)
+        if statement.settings is None or statement in worker.statements:
+            return
+        is_as_parsed = self._frontend.group.parse_settings == statement.settings
+        if not (is_as_parsed and self._parses_as_tuned(worker)):
+            self._replaced[prepared] = statement
+            prepared.statement = self._private(body_of(statement.parse))
+
+    def _put_back(self) -> None:
+        for prepared, statement in self._replaced.items():
+            prepared.statement = statement
+        self._replaced.clear()
 
     def resolve(self, unit: Unit) -> None:
         """Make a whole unit that names statements one that any backend can be sent."""
@@ -111,12 +137,16 @@ class PreparedStatements:
         self.take_over(unit, resolver)
         texts = resolver.texts
         unit.verdict = self.verdict(texts, resolver.is_unsure)
-        learns = any(each is not None and not each.told and each.row is None for each in resolver.described)
-        if len(texts) == 1 and not (resolver.is_unsure or resolver.effects or learns or resolver.first):
+        described = resolver.described
+        if len(texts) == 1 and not (resolver.is_unsure or resolver.effects or resolver.first):
             known = self._frontend.router.known(texts[0])
             unit.known, unit.marks = known, known.marks
-        if resolver.effects or learns:
-            unit.watch = Watch(resolver.described)
+        if resolver.effects:
+            unit.watch = Watch(described)
+        elif len(described) == 1 and described[0] is not None and _begins_usually(unit.data):
+            unit.watch = None if described[0].told else self._watch_portal(described[0])
+        elif any(each is not None and not each.told for each in described):
+            unit.watch = Watch(described)
 
     def known_answer(self, unit: Unit) -> bytes:
         """The answer to a unit that only has a statement prepared, which some backend has done before, with nothing
@@ -165,12 +195,13 @@ class PreparedStatements:
         frontend = self._frontend
         group, worker = frontend.group, self._worker
         others = (*unit.uses, *unit.makes) if unit is not None else ()
-        if self._parses_as_tuned(worker) and (unit is None or all(map(self._is_kept, unit.runs))):
-            key = (group.login.database, frontend.router.epoch)
-            statement = frontend.cluster.statements.statement(body, group.parse_settings, key)
-            if all(statement is not other.statement for other in others):
-                return Prepared(statement, given)
-        return Prepared(self._private(body), given)
+        if not self._parses_as_tuned(worker) or not (unit is None or all(map(self._is_kept, unit.runs))):
+            return Prepared(self._private(body), given)
+        key = (group.login.database, frontend.router.epoch)
+        statement = frontend.cluster.statements.statement(body, group.parse_settings, key)
+        if any(statement is other.statement for other in others):
+            statement = frontend.cluster.statements.private(body, group.parse_settings)
+        return Prepared(statement, given)
 
     @staticmethod
     def _parses_as_tuned(worker: Worker | None) -> bool:
@@ -238,6 +269,13 @@ class PreparedStatements:
                 self._named.clear()
             else:
                 self._named.pop(messages.encode(name), None)
+
+
+def _begins_usually(unit: bytes) -> bool:
+    """Whether it binds a portal, and asks for the columns of that then."""
+    tag, end = frontend_header(unit, 0)
+    portal = unit[5 : unit.find(b"\0", 5) + 1]
+    return tag == _BIND_TAG and unit.startswith(b"D", end) and unit.startswith(b"P" + portal, end + 5)
 
 
 _NOTHING = Verdict(Kind.WRITE, reason="names no statement that there is")

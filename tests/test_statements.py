@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from struct import pack
 from types import SimpleNamespace
 
 import pytest
 
 from lib.backend.statements import Statements
-from lib.wire.described import miscounted
-from lib.wire.prepared import Prepared, Registry, Resolver
-from tests.cluster.wire import SYNC, bind, bind_as, describe, execute, parse
+from lib.wire.described import columns, miscounted
+from lib.wire.prepared import Prepared, Registry, Resolver, Watch
+from tests.cluster.wire import SYNC, bind, bind_as, describe, execute, message, parse
 
 NEAR, FAR = (("search_path", "near"),), (("search_path", "far"),)
 TOLD = b"t\0\0\0\6\0\0"
@@ -132,3 +133,68 @@ def test_what_is_behind_a_parse_that_must_fail_need_not_be_there():
     resolver = Resolver(lambda name: one, lambda body, name, unit: made(registry, "select 2"))
     resolver.take_all(describe("S", "s") + bind(name="s") + execute() + SYNC)
     assert resolver.uses == [one]
+
+
+def test_what_nobody_knows_how_it_was_parsed_is_parsed_anew_when_settings_have_changed():
+    statements, registry = of_two(), Registry()
+    known, loose = made(registry, "select 1"), Prepared(registry.private(b"select 2\0\0\0"), b"t")
+    statements.lead([known, loose], [])
+    statements.settings_changed()
+    assert sent(statements.lead([known, loose], [])) == [("C", loose.statement.name), ("P", loose.statement.name)]
+    assert sent(statements.lead([known, loose], [])) == []
+
+
+def test_what_its_holder_has_parsed_itself_is_left_to_the_server_until_it_leaves():
+    statements, registry = of_two(), Registry()
+    own = Prepared(registry.private(b"select 1\0\0\0"), b"s")
+    statements.lead([], [own])
+    statements.made(own)
+    statements.settings_changed()
+    assert own.statement in statements
+    statements.settings_changed(is_over=True)
+    assert own.statement not in statements
+    assert sent(statements.lead([own], [])) == [("C", own.statement.name), ("P", own.statement.name)]
+    statements.settings_changed()
+    assert own.statement not in statements
+
+
+def resolved(*messages: bytes, **statements: Prepared) -> Resolver:
+    resolver = Resolver(lambda name: statements.get(name.decode()), lambda body, name, unit: made(Registry(), "new"))
+    resolver.take_all(b"".join(messages) + SYNC)
+    return resolver
+
+
+def test_a_portal_is_that_of_its_last_bind():
+    registry = Registry()
+    one, two = made(registry, "select 1"), made(registry, "select 2")
+    found = resolved(bind(name="s"), execute(), bind(name="t"), describe(), execute(), s=one, t=two)
+    assert (found.described, found.is_strict) == ([two], True)
+    found = resolved(bind(name="s"), describe(), execute(), bind(name="t"), describe(), execute(), s=one, t=two)
+    assert (found.described, found.is_strict) == ([one, two], False)
+    found = resolved(bind(name="s"), execute(), parse("select 3"), bind(), describe(), execute(), s=one)
+    assert (found.described, found.is_strict) == ([None], True)
+    found = resolved(bind(name="s"), describe(), describe(), s=one)
+    assert (found.described, found.is_strict) == ([one, one], False)
+
+
+def test_what_a_frontend_was_told_of_a_portal_last_is_what_it_knows():
+    one = made(Registry(), "select 1")
+    before, after = (message(b"T", pack("!h", 1) + name + bytes(19)) for name in (b"old", b"new"))
+    for row in (before, after, after):
+        Watch([one]).received(ord("T"), row)
+        assert one.row == row
+        assert not one.differs(TOLD + columns(row), is_strict=True)
+    assert one.differs(TOLD + columns(before), is_strict=True)
+    assert not one.differs(TOLD + columns(before), is_strict=False)
+
+
+def test_what_nobody_knows_how_it_was_parsed_is_asked_after_last():
+    """It was asked after first, and the settings of the other one, set to ask after that, took it away: for ever."""
+    statements, registry = of_two(), Registry()
+    known, loose = made(registry, "select 1"), Prepared(registry.private(b"select 2\0\0\0"), b"t")
+    known.told = loose.told = TOLD
+    assert statements.doubtful([loose, known], FAR, is_strict=True) is known
+    statements.answered(known, TOLD)
+    assert statements.doubtful([loose, known], FAR, is_strict=True) is loose
+    statements.answered(loose, TOLD)
+    assert statements.doubtful([loose, known], FAR, is_strict=True) is None

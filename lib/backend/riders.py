@@ -170,7 +170,9 @@ class Riders(Parsed):
         if not self._parts and not self._skip:
             while in_flight:
                 unit = in_flight[0]
-                if unit.known is None or (not unit.is_plain and (unit.swallow or unit.watch is not None)):
+                if unit.known is None:
+                    break
+                if not unit.is_plain and (unit.swallow or not unit.is_unwatched(data, position)):
                     break
                 end = end_of_read(data, position)
                 if not end:

@@ -25,12 +25,16 @@ class Statements:
     settings   of the pool: how many it may have
     """
 
-    __slots__ = ("_closes", "_settings", "_there")
+    __slots__ = ("_closes", "_has_loose", "_own", "_settings", "_there")
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._there: dict[Statement, bytes] = {}  # with what it has told of it; b"" when it was not asked
         self._closes: list[bytes] = []  # messages that close what it may have or not: for the next lead
+        # Of those of which nobody knows what was set when their frontends parsed them, and so what they must be parsed
+        # with: whether some may be there, and which of them the holder has parsed here itself.
+        self._has_loose = False
+        self._own: set[Statement] = set()
 
     def __repr__(self) -> str:
         return f"<Statements {len(self._there)} of {self._settings.max_prepared_statements}>"
@@ -45,7 +49,7 @@ class Statements:
         """Whether the backend has it and has told of it what its frontend was told; where not, more has
         to be looked at: see `doubtful`."""
         told = self._there.get(prepared.statement)
-        return told == prepared.told and (not is_strict or prepared.row is None or bool(told))
+        return told == prepared.told and (not is_strict or not prepared.row or bool(told))
 
     def take_others(self, uses: Iterable[Prepared]) -> list[bytes]:
         """Messages that close all but these."""
@@ -54,10 +58,29 @@ class Statements:
             del self._there[statement]
         return [*self._take_closes(), *(statement.close for statement in others)]
 
+    def settings_changed(self, is_over: bool = False) -> None:
+        """What matters to Parse may have changed: what was parsed on the way with what nobody knows is parsed anew.
+
+        (The server would go by what was set at its Parse, and not take it for what it is with what is set now.)
+
+        is_over   the holder leaves, too, and what it has parsed so itself is no more what the next would parse
+        """
+        if is_over:
+            self._own.clear()
+        if self._has_loose:
+            loose = [each for each in self._there if each.settings is None and each not in self._own]
+            self._closes += [statement.close for statement in map(self._without, loose)]
+            self._has_loose = bool(self._own)
+
+    def _without(self, statement: Statement) -> Statement:
+        del self._there[statement]
+        return statement
+
     def clear(self) -> None:
         """The backend has none any more."""
         self._there.clear()
         self._closes.clear()
+        self._own.clear()
 
     def forget(self) -> None:
         """Nobody knows which of them the backend still has."""
@@ -77,16 +100,21 @@ class Statements:
     def doubtful(self, uses: Iterable[Prepared], settings: Hashable, is_strict: bool) -> Prepared | None:
         """The first that cannot be parsed in front of the unit, or is not known to be what the frontend was told.
 
+        Those come last of which nobody knows what they were parsed with: they are asked after with what is set for the
+        unit, and would have to be again when something else had been set for others meanwhile.
+
         settings    that the backend has now, as far as they matter to Parse
         is_strict   the frontend does not ask what the columns are
         """
+        loose = None
         for prepared in uses:
             told, parsed_with = self._there.get(prepared.statement), prepared.statement.settings
-            if told is None and parsed_with is not None and parsed_with != settings:
+            if parsed_with is None:
+                if loose is None and prepared.differs(told or b"", is_strict):
+                    loose = prepared
+            elif (told is None and parsed_with != settings) or prepared.differs(told or b"", is_strict):
                 return prepared
-            if prepared.differs(told or b"", is_strict):
-                return prepared
-        return None
+        return loose
 
     def differs(self, prepared: Prepared) -> bool:
         """Whether it is not known to be here what the frontend was told."""
@@ -109,6 +137,7 @@ class Statements:
     def answered(self, prepared: Prepared, told: bytes) -> None:
         """The backend has the statement, and has told this of it."""
         self._there[prepared.statement] = told
+        self._has_loose = self._has_loose or prepared.statement.settings is None
 
     def touch(self, statement: Statement) -> bool:
         """Whether the backend has it: then it is the one used last."""
@@ -133,6 +162,8 @@ class Statements:
             if not self.touch(statement):
                 parses.append((statement.parse, statement))
                 there[statement] = b""
+                self._own.discard(statement)
+                self._has_loose = self._has_loose or statement.settings is None
         most = self._settings.max_prepared_statements
         while len(there) > most and (oldest := next(iter(there))) not in used:
             del there[oldest]
@@ -155,3 +186,6 @@ class Statements:
         """A unit has parsed it."""
         self._there[prepared.statement] = prepared.told
         prepared.statement.is_good = True
+        if prepared.statement.settings is None:
+            self._has_loose = True
+            self._own.add(prepared.statement)

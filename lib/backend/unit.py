@@ -137,10 +137,18 @@ class Unit:
         """Whether its answer is looked at message by message."""
         return self.script is not None or self.swallow > 0 or self.withholds or self.watch is not None
 
+    def is_unwatched(self, data: bytes, position: int) -> bool:
+        """Whether its answer, which begins there, tells nothing new of statements."""
+        return self.watch is None or data.startswith(self.watch.usual, position)
+
     @property
     def is_refused(self) -> bool:
         """Whether its frontend was told that it has failed, and only not yet that the server is ready."""
         return self.failed and self.answered and (self.script is None or self.script.refused)
+
+    def is_passed(self, data: bytes) -> bool:
+        """Whether its answer, which `data` begins with, need not be looked at message by message."""
+        return self.script is None and not (self.swallow or self.withholds) and self.is_unwatched(data, 0)
 
     def may_rerun(self, worker: Worker, now: float, sqlstate: str | None) -> bool:
         """Whether running it again cannot be told from running it once (design: at most once, and honest).

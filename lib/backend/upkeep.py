@@ -19,6 +19,7 @@ from lib.backend import dialogue, traces, tuning
 from lib.backend.riders import Riders
 from lib.backend.unit import EXTENDED, Exchange, Unit, Visit
 from lib.errors import ProtocolViolation, ResultChanged
+from lib.route import parsing
 from lib.route.learned import SPOILING
 from lib.route.verdict import Kind
 from lib.wire import messages
@@ -125,6 +126,8 @@ class Upkeep(Riders):
         self.stream.write(messages.query(sql))
 
     def _tuned_to(self, group: Group) -> None:
+        if group.parse_settings != self.group.parse_settings:
+            self.statements.settings_changed(is_over=True)
         self.group = group
         self.placeholders |= group.placeholders
         self.roster.group_seen(self)
@@ -240,7 +243,17 @@ class Upkeep(Riders):
             self.asks += [text for text in unit.texts if unit.frontend.router.asks_after(text)]
         if self.ddl and status == b"I":
             self.ddl = False
+            self.statements.settings_changed()  # or the catalog, which may be as it was before
             self.roster.catalog_changed()
+
+    def _note_tuning(self, unit: Unit) -> None:
+        """A unit is answered that is more than a read or a write: whether it may have changed what matters to Parse."""
+        if self.is_as_tuned:
+            self.is_as_tuned = unit.script is None and parsing.is_kept(unit.verdict, unit.texts)
+        if not self.is_as_tuned:
+            # Or brought something back, as the end of a transaction does; so from now on plain ones are noted, too.
+            self.has_notes = True
+            self.statements.settings_changed()
 
     def _note_customs(self, unit: Unit) -> None:
         # A streamed unit is not kept, and what OPAQUE ones run is not seen: then the backend itself is asked.
@@ -283,6 +296,8 @@ class Upkeep(Riders):
             self._left_by = self.holder
             self.holder = None
         self._discarded = 0
+        if not self.is_as_tuned:
+            self.statements.settings_changed(is_over=True)
         self.is_as_tuned, self.has_notes = True, False
         if self.state is _CLOSED:
             return

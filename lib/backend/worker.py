@@ -19,7 +19,6 @@ from lib.backend.halting import Halting
 from lib.backend.unit import CANCELED, Exchange, Stale, Unit, Visit
 from lib.backend.upkeep import State, Tuning
 from lib.errors import ProtocolViolation, ResultChanged
-from lib.route import parsing
 from lib.route.verdict import Kind
 from lib.wire import messages
 from lib.wire.framing import is_usual
@@ -198,7 +197,7 @@ class Worker(Halting):
         if len(in_flight) != 1 or self._parts or self._skip:
             return False
         unit = in_flight[0]
-        if not isinstance(unit, Unit) or not (unit.is_plain or not unit.is_followed) or not is_usual(data):
+        if not isinstance(unit, Unit) or not (unit.is_plain or unit.is_passed(data)) or not is_usual(data):
             return False
         frontend = unit.frontend
         frontend.stream.write(data)
@@ -260,8 +259,8 @@ class Worker(Halting):
             self.unclean = True
         if verdict.deallocates and "*" in verdict.deallocates:
             self.statements.forget()  # all, or none when it has failed
-        if self.is_as_tuned and (verdict.kind > _WRITE or verdict.local_sets):
-            self.is_as_tuned = unit.script is None and parsing.is_kept(verdict, unit.texts)
+        if verdict.kind > _WRITE or verdict.local_sets:
+            self._note_tuning(unit)
         if unit.marks or self.ddl or self.defines:
             self._note_marks(unit, status)
         elif not self.drew:

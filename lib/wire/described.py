@@ -7,6 +7,8 @@ source: protocol-message-formats.html
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from lib.wire.framing import frontend_header
 from lib.wire.messages import decode
 
@@ -34,6 +36,12 @@ def description(parameters: bytes, row: bytes) -> bytes:
             parts += (row[position:name_end], row[name_end + 6 : name_end + 16])  # between are table and column
             position = name_end + 18
     return b"".join(parts)
+
+
+@lru_cache(2000)
+def columns(row: bytes) -> bytes:
+    """A RowDescription or NoData alone, in that form."""
+    return description(b"", row)
 
 
 def miscounted(unit: bytes, name: bytes, given: bytes, parameters: bytes) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from lib.wire.described import description, row_of
+from lib.wire.described import columns, description, row_of
 from lib.wire.framing import frontend_header
 from lib.wire.messages import CLOSE_UNNAMED, message
 from lib.wire.units import text_of
@@ -33,15 +33,17 @@ class Statement:
     text    of the statement
     settings  what was set when it was parsed, as far as that matters, as pairs; None when nobody knows
     is_good   a backend has parsed it
+    row       the RowDescription or NoData that somebody was told of a portal of it last, to be kept once for all
     known     what was known of its text, when that was looked up last, and known_since when that was (`Router.age`)
     """
 
-    __slots__ = ("__weakref__", "is_good", "known", "known_since", "name", "parse", "settings", "text")
+    __slots__ = ("__weakref__", "is_good", "known", "known_since", "name", "parse", "row", "settings", "text")
 
     def __init__(self, name: bytes, body: bytes, settings: Any = None) -> None:
         self.name = name
         self.settings = settings
         self.is_good = False
+        self.row = b""
         self.known: Any = None
         self.known_since = -1
         self.parse = message(b"P", name + b"\0" + body)
@@ -69,7 +71,7 @@ class Prepared:
     given  the name that the frontend gave it
     told   what the frontend was told of its parameters and columns, in a form that can be compared; b"" if nothing.
            From then on it takes the answers for that, and must not be given others
-    row    the same for the columns alone, when it was told those of a portal; None if not
+    row    the RowDescription or NoData that it was told of a portal last; b"" if none
     """
 
     __slots__ = ("given", "row", "statement", "told")
@@ -78,7 +80,7 @@ class Prepared:
         self.statement = statement
         self.given = given
         self.told = b""
-        self.row: bytes | None = None
+        self.row = b""
 
     def differs(self, told: bytes, is_strict: bool) -> bool:
         """Whether a backend that has told this takes the statement for something else than its frontend does.
@@ -87,7 +89,7 @@ class Prepared:
         """
         if self.told:
             return told != self.told
-        return is_strict and self.row is not None and (not told or row_of(told) != self.row)
+        return is_strict and self.row != b"" and (not told or row_of(told) != columns(self.row))
 
     def __repr__(self) -> str:
         return f"<Prepared {self.statement.name.decode()}{' told' if self.told else ''}>"
@@ -116,7 +118,7 @@ class Registry:
         return found
 
     def private(self, body: bytes, settings: Any = None) -> Statement:
-        """A statement of one frontend alone, because nobody knows what was set when it was parsed."""
+        """A statement of one frontend alone, as a rule because nobody knows what was set when it was parsed."""
         self._made += 1
         return Statement(PREFIX + b"%d" % self._made, body, settings)
 
@@ -168,7 +170,9 @@ class Resolver:
         self.makes: list[Prepared] = []
         self.effects: list[tuple[bytes, Prepared | None] | None] = []
         self.described: list[Prepared | None] = []
-        self._portals: dict[bytes, Prepared] = {}  # of which the columns were not asked for
+        self._portals: dict[bytes, Prepared | None] = {}  # that it has bound
+        self._unasked: set[bytes] = set()  # those of them of which the columns were not asked for
+        self._is_strict = False
         self.first: list[bytes] = []
         self.parse_unnamed: Unnamed | None = None
         self.drops_unnamed = False
@@ -201,25 +205,30 @@ class Resolver:
             given = raw[portal_end:name_end]
             name = self._name(given)
             self._runs(given)
-            if name is None:
-                return raw
-            bound = self._find(given)
-            if bound is not None:
-                self._portals[raw[5:portal_end]] = bound
-            return message(b"B", raw[5:portal_end] + name + raw[name_end:])
+            self._binds(raw[5:portal_end], None if name is None else self._find(given))
+            return raw if name is None else message(b"B", raw[5:portal_end] + name + raw[name_end:])
         if tag == _PARSE:
             return self._parse(raw)
         if raw[5:6] != b"S":
             if tag == _CLOSE:
                 self.effects.append(None)
             elif tag == _DESCRIBE:
-                self.described.append(self._portals.pop(raw[6:], None))
+                self._unasked.discard(raw[6:])
+                self.described.append(self._portals.get(raw[6:]))
             return raw
         if tag == _DESCRIBE:
             return self._describe(raw)
         if tag == _CLOSE:
             self._close(raw[6:-1])
         return raw  # no backend has it by that name, and closing what is not there is no error
+
+    def _binds(self, portal: bytes, prepared: Prepared | None) -> None:
+        # In the place of another, if it was bound before: what that has run was run without being described.
+        self._is_strict = self._is_strict or portal in self._unasked
+        self._unasked.discard(portal)
+        if prepared is not None:
+            self._unasked.add(portal)
+        self._portals[portal] = prepared
 
     def take_cut(self, raw: bytes, size: int) -> tuple[bytes, int]:
         """The beginning of a Bind of so many bytes of which the rest is still to come.
@@ -233,6 +242,7 @@ class Resolver:
         given = raw[portal_end:name_end]
         name = self._name(given)
         self._runs(given)
+        self._binds(raw[5:portal_end], None if name is None else self._find(given))
         if name is None:
             return b"", 0
         length = size - 1 + len(name) - len(given)
@@ -345,7 +355,7 @@ class Resolver:
 
     @property
     def is_strict(self) -> bool:
-        return bool(self._portals)
+        return self._is_strict or bool(self._unasked)
 
     def drop_unnamed(self) -> None:
         """The unnamed statement was closed, or a Query inside the unit has destroyed it."""
@@ -354,17 +364,22 @@ class Resolver:
         self._is_kept = False
 
 
+_NEVER = b"\0"  # no message begins so
+
+
 class Watch:
     """The answer of a unit that names statements, message by message.
 
+    usual        what it begins with when it tells nothing that is new, so that it need not be looked at
     done         how many of its Parse and Close messages were done
     deallocated  a DEALLOCATE was
     """
 
-    __slots__ = ("_described", "_parameters", "deallocated", "done")
+    __slots__ = ("_described", "_parameters", "deallocated", "done", "usual")
 
-    def __init__(self, described: Iterable[Prepared | None]) -> None:
+    def __init__(self, described: Iterable[Prepared | None], usual: bytes = _NEVER) -> None:
         self._described = iter(described)
+        self.usual = usual
         self._parameters = b""
         self.done = 0
         self.deallocated = False
@@ -380,7 +395,9 @@ class Watch:
         elif tag in (_ROW, _NO_ROW):
             prepared = next(self._described, None)
             if prepared is not None and not self._parameters:
-                prepared.row = description(b"", raw)
+                if raw != prepared.statement.row:
+                    prepared.statement.row = raw
+                prepared.row = prepared.statement.row
             elif prepared is not None:
                 prepared.told = description(self._parameters, raw)
                 prepared.statement.resolve(self._parameters)
