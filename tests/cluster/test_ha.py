@@ -12,6 +12,7 @@ import pytest
 from tests.cluster.house import (
     HELD,
     LONG_S,
+    MATRIX,
     SYNC,
     TABLE,
     Cut,
@@ -472,7 +473,10 @@ def test_a_standby_that_somebody_else_has_promoted_is_taken_and_no_second_one_is
         assert pooler.is_running
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))), ids=lambda order: "-".join(map(str, order)))
+ORDERS = list(permutations(range(3))) if MATRIX else [(2, 1, 0), (0, 1, 2), (1, 2, 0)]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: "-".join(map(str, order)))
 def test_all_servers_down_and_back_in_any_order_leave_one_primary(order):
     """And once more: it may be another one then, and an old one is among those that come back."""
     with open_house(conf=SYNC) as house, house.pool() as pooler, frontend(pooler) as client:
