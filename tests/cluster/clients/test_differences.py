@@ -16,7 +16,7 @@ from tests import roles
 from tests.cluster.clients.test_idle import DOCUMENT, rows
 from tests.cluster.clients.tools import new_role
 from tests.cluster.conftest import Address
-from tests.cluster.wire import FLUSH, SYNC, Wire, describe, parse, query, refusal, startup
+from tests.cluster.wire import FLUSH, SYNC, Wire, bind, describe, execute, parse, query, refusal, startup
 from tests.pooler import Pooler
 from tests.workplace import wait_until
 
@@ -105,6 +105,30 @@ def test_execute_that_is_prepared_itself_is_not_described(both):
 
     assert described(both.directly) == ["1", "t", "T"]
     assert described(both.pooled) == ["1", "t", "n"]
+
+
+def test_view_of_prepared_statements_fails_where_one_cannot_be_parsed(both):
+    def seen(where: Address) -> list[str]:
+        both.directly.query("create table goes (n int); grant select on goes to public")
+        with Wire(where) as wire:
+            wire.ask(parse("select n from goes", "own"), SYNC)
+            assert wire.value("select name from pg_prepared_statements") == "own"
+            both.directly.query("drop table goes")
+            return [each.tag for each in wire.ask(query("select name from pg_prepared_statements"))]
+
+    assert seen(both.directly) == ["T", "D", "C", "Z"]
+    assert seen(both.pooled) == ["E", "Z"]
+
+
+def test_unnamed_statement_is_gone_after_a_pipeline_of_several_that_failed(both):
+    def again(where: Address) -> str:
+        with Wire(where) as wire:
+            run = bind() + execute()
+            wire.ask(parse("select 1 / 0"), run, parse("select 2"), run, SYNC)
+            return next(each.fields["C"] for each in wire.ask(run, SYNC) if each.tag == "E")
+
+    assert again(both.directly) == "22012"
+    assert again(both.pooled) == "26000"
 
 
 def test_replication_is_refused(both):
