@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.backend.freshness import NEVER, Mark, Progress, may_hope, needed, pause, record_end, shown
+from lib.backend.freshness import NEVER, Mark, Progress, may_hope, needed, pause, position, record_end, shown
 
 BLOCK, SEGMENT = 8192, 16 << 20
 
@@ -154,6 +154,8 @@ def test_many_reads_that_wait_share_questions():
 )
 def test_the_header_of_a_page_that_nobody_has_written_on_is_not_waited_for(insert, end):
     assert record_end(insert, BLOCK, SEGMENT) == end
+    assert position(shown(insert), BLOCK, SEGMENT) == end
+    assert position(shown(insert)) == insert
 
 
 def test_positions_are_shown_as_the_server_shows_them():

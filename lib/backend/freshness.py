@@ -12,6 +12,14 @@ from collections.abc import Sequence
 
 NEVER = 1 << 64  # a position that no server reaches
 
+# How far a server is: a primary with its WAL, a standby with what it has replayed. A row for `position`.
+WRITTEN_SQL = (
+    "select pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text, "
+    "pg_catalog.current_setting('wal_block_size')::pg_catalog.int8, "
+    "pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))"
+)
+REPLAYED_SQL = "select pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text"
+
 _SILENT_S = 1.0  # how long a server that could not be asked is not asked again
 _SHORT_HEADER, _LONG_HEADER = 24, 40  # of a page of the WAL, and of the first one of a segment
 
@@ -124,6 +132,13 @@ def pause(waiting: int, waited_s: float = 0.0) -> float:
                milliseconds behind
     """
     return min(max(0.0005 * min(waiting, 4), waited_s / 2), 0.025)
+
+
+def position(lsn: str, block: int = 0, segment: int = 0) -> int:
+    """From an answer to WRITTEN_SQL, which has all three, or REPLAYED_SQL."""
+    high, _, low = lsn.partition("/")
+    found = int(high, 16) << 32 | int(low, 16)
+    return record_end(found, block, segment) if block else found
 
 
 def record_end(lsn: int, block: int, segment: int) -> int:

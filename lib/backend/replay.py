@@ -19,7 +19,7 @@ from gevent.event import Event
 
 from lib import net
 from lib.backend import freshness
-from lib.backend.freshness import NEVER, Mark, Progress
+from lib.backend.freshness import NEVER, REPLAYED_SQL, WRITTEN_SQL, Mark, Progress
 from lib.backend.lag import History, Standing
 from lib.errors import AdminQueryFailed, PoolError
 
@@ -32,13 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Ask = Callable[[net.Address, Any, str], list[tuple]]
-
-WRITTEN_SQL = (
-    "select pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text, "
-    "pg_catalog.current_setting('wal_block_size')::pg_catalog.int8, "
-    "pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))"
-)
-REPLAYED_SQL = "select pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text"
 
 _REFRESH_S = 0.05  # how often a standby is asked that no read waits for, but that might serve some
 _IMPATIENT_S = 0.1  # how often a standby is looked at of which nothing is known yet
@@ -276,9 +269,7 @@ class Replay:
         rows = self._ask(pool.address, None, WRITTEN_SQL if pool.is_primary else REPLAYED_SQL)
         if not rows or rows[0][0] is None:
             raise AdminQueryFailed(f"{pool.describe()} is no such server", detail="It is not in recovery.")
-        high, _, low = rows[0][0].partition("/")
-        lsn = int(high, 16) << 32 | int(low, 16)
-        return freshness.record_end(lsn, *rows[0][1:]) if pool.is_primary else lsn
+        return freshness.position(*rows[0])
 
     def _failed(self, pool: Pool, error: PoolError) -> None:
         if pool not in self._unanswered:

@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from lib.backend.replay import REPLAYED_SQL, WRITTEN_SQL
+from lib.backend.freshness import REPLAYED_SQL, WRITTEN_SQL
 from lib.errors import ServerUnreachable
 from tests.green.fake_server import FakeServer
 from tests.green.small_pool import Client, SmallPool, wait_until
