@@ -179,6 +179,8 @@ class Guardian:
         answers = self.watch.ask_all([pool], _CHOICE_S)
         if not answers:
             raise Refused(f"{pool.describe()} does not answer")
+        if pool is self.cluster.primary:
+            return  # somebody else was quicker: told and asked at the same time
         known = self.watch.known
         if answers[0].in_recovery:
             raise Refused(f"{pool.describe()} is a standby")
