@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from lib.errors import AdminQueryFailed, PoolError
-from lib.ha import acts
+from lib.ha import acts, choice
 from lib.ha.choice import Answer, Choice
 from lib.ha.machine import Event, State
 
@@ -79,9 +79,17 @@ class Target:
 
     def _decide_between_standbys(self, pool: Pool, target: Answer | None, old: Answer) -> None:
         """A planned switch, and the old primary is a standby already: it has ended, and nothing is missing."""
-        now = time.monotonic()
+        ha, now = self._ha, time.monotonic()
+        rest = ha.watch.ask_all([each for each in ha.cluster.standbys if each is not pool], _ASK_S)
+        sender = old.receiver if old.receiver is not None and old.receiver.is_connected else None
+        is_led = sender is not None and (sender.host, sender.port) != pool.address
+        if is_led or any(choice.is_promoted(each, ha.watch.known) for each in rest):
+            self._nobody_since = inf  # somebody else has made another one the primary, which will be found
+            return
+        if ha.machine.state is not State.DOUBTING:
+            return
         self._nobody_since = min(self._nobody_since, now)
-        was_tried = pool in self._ha.cluster.former  # and may be promoted yet
+        was_tried = pool in ha.cluster.former  # and may be promoted yet
         if target is not None and target.in_recovery and target.has >= old.has and not was_tried:
             log.warning("%s is a standby, too: the switch that had begun is completed", old.name)
             if self._promote(target):

@@ -133,14 +133,40 @@ def test_a_primary_that_is_cut_off_from_everyone_is_replaced_and_gets_nothing_wh
             check_left_behind(house.first, primary, load, begun)
 
 
-def test_with_a_wrong_password_nobody_is_promoted_and_the_log_says_why():
+@contextlib.contextmanager
+def with_password() -> Iterator[House]:
+    """The user of admin_cnn has one, which is 'right'."""
     with open_house(standbys=1) as house:
         house.first.query("alter role keeper password 'right'")
         house.cluster.wait_caught_up()
         for server in house.cluster.servers:
             server.set_hba(["host all keeper 127.0.0.1/32 scram-sha-256", *HBA])
             server.reload()
-        conf = {**house.conf, "admin_cnn": {"user": "keeper", "password": "wrong", "database": "postgres"}}
+        yield house
+
+
+def as_keeper(password: str) -> dict[str, str]:
+    return {"user": "keeper", "password": password, "database": "postgres"}
+
+
+def test_with_a_password_that_was_changed_meanwhile_nobody_is_promoted_and_the_log_says_why():
+    with with_password() as house, house.pool(admin_cnn=as_keeper("right"), ha_after_fail_cnt=3) as pooler:
+        house.first.query("alter role keeper password 'new'")
+        house.cluster.wait_caught_up()
+        for server in house.cluster.servers:
+            server.query("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'keeper'")
+        for server in house.cluster.servers:
+            pooler.wait_said(f"127.0.0.1:{server.port} cannot be asked what it is")
+        pooler.wait_said('password authentication failed for user "keeper"')
+        house.first.kill9()
+        pooler.wait_said("no standby can be asked whether the primary is gone")
+        assert house.promoted() is None
+        assert "right" not in pooler.log
+
+
+def test_with_a_wrong_password_nobody_is_promoted_and_the_log_says_why():
+    with with_password() as house:
+        conf = {**house.conf, "admin_cnn": as_keeper("wrong")}
         with Pooler(conf, cluster=house.cluster) as pooler:
             pooler.wait_said('password authentication failed for user "keeper"')
             house.first.kill9()

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.house import LONG_S, TABLE, House, frontend, in_thread, kept, loaded, open_house
+from tests.cluster.house import LONG_S, TABLE, House, frontend, in_thread, kept, loaded, open_house, set_target
 from tests.cluster.test_ha import recovering
 from tests.cluster.test_ha_faults import check_one_primary, is_new_primary_written, is_target_written, wait_for
 from tests.cluster.test_ha_planned import console, restart_command
@@ -121,6 +121,27 @@ def test_a_switchover_that_is_undone_leaves_the_primary_one_after_its_next_start
         assert not house.first.is_standby
         with frontend(pooler) as client:
             assert client.query(f"insert into {TABLE} values ('two')").commands == ["INSERT 0 1"]
+
+
+def test_an_old_primary_that_follows_one_that_somebody_else_has_promoted_is_not_promoted_again():
+    """The pool was killed in a switchover to another one, which is silent."""
+    with open_house() as house, house.pool() as pooler:
+        silent, other = house.standbys
+        house.cluster.wait_caught_up()
+        pooler.kill()
+        set_target(pooler, silent)
+        silent.stop()
+        house.first.stop()
+        other.promote()
+        house.first.follow(other)
+        house.first.start()
+        pooler.start()
+        with frontend(pooler) as client:
+            assert client.query(f"insert into {TABLE} values ('late')").commands == ["INSERT 0 1"]
+        assert kept(other) == {"late"}
+        wait_until(lambda: kept(house.first) == {"late"}, LONG_S, "the old primary to follow")
+        assert house.first.is_standby
+        assert "is to be the primary again" not in pooler.log
 
 
 # --- the restart fails, or seems to ----------------------------------------------------------------------------------
