@@ -134,4 +134,4 @@ def _section(command: Command, samples: Mapping[str, str]) -> str:
 def read_samples(text: str) -> dict[str, str]:
     """What docs/console.samples holds: `=== words` before each of them."""
     parts = text.split("=== ")[1:]
-    return {head.strip(): body for head, _, body in (part.partition("\n") for part in parts)}
+    return {head.strip(): body.rstrip("\n") for head, _, body in (part.partition("\n") for part in parts)}
