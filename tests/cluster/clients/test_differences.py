@@ -18,6 +18,7 @@ from tests.cluster.clients.tools import new_role
 from tests.cluster.conftest import Address
 from tests.cluster.wire import FLUSH, SYNC, Wire, bind, describe, execute, parse, query, refusal, startup
 from tests.pooler import Pooler
+from tests.servers import Server
 from tests.workplace import wait_until
 
 SECTION = "Where a client can tell"
@@ -129,6 +130,38 @@ def test_unnamed_statement_is_gone_after_a_pipeline_of_several_that_failed(both)
 
     assert again(both.directly) == "22012"
     assert again(both.pooled) == "26000"
+
+
+def test_literal_of_a_prepared_statement_is_read_by_what_a_transaction_has_set(both):
+    def day(where: Address) -> str | None:
+        with Wire(where) as wire:
+            wire.ask(query("set datestyle to 'ISO, MDY'"))
+            wire.ask(parse("select '02/03/2001'::date", "s"), SYNC)
+            mine = f"usename = '{roles.TRUST.name}' and pid <> {wire.key[0]}"
+            where.query(f"select pg_terminate_backend(pid) from pg_stat_activity where {mine}")
+            wire.ask(query("begin"))
+            wire.ask(query("set local datestyle to 'ISO, DMY'"))
+            inside = wire.ask(bind(name="s"), execute(), SYNC)[1].values[0]
+            wire.ask(query("rollback"))
+            assert wire.ask(bind(name="s"), execute(), SYNC)[1].values[0] == "2001-02-03"
+            return inside
+
+    assert day(both.directly) == "2001-02-03"
+    assert day(both.pooled) == "2001-03-02"
+
+
+@pytest.mark.needs_npm
+def test_value_that_a_reset_leaves_as_it_was_is_not_reported_again():
+    def reported(where: Server | Pooler) -> list[str]:
+        with Wire(where, DateStyle="ISO, MDY") as wire:
+            return [each.body.decode() for each in wire.ask(query("reset datestyle")) if each.tag == "S"]
+
+    with Server("before-14", version=13, hba=roles.hba_lines()) as server:
+        roles.create(server)
+        conf = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}, "master": (server.host, server.port)}
+        with Pooler(conf, name="before-14") as pooler:
+            assert reported(server) == ["DateStyle\0ISO, MDY\0"]
+            assert reported(pooler) == []
 
 
 def test_replication_is_refused(both):
