@@ -53,13 +53,18 @@ class Crew:
 
     def _see_that_it_is_one(self, backend: dialogue.Backend) -> None:
         """A primary that has become a standby, as others have switched over and this pool was not told yet, is none:
-        who writes waits for the new one. (PostgreSQL 14 and newer say what they are.)
+        who writes waits for the new one.
 
-        raises   ServerUnreachable
+        raises   ServerUnreachable, ServerRefused
         """
-        if self.pool.is_primary and self.pool.settings.peers and backend.parameters.get("in_hot_standby") == "on":
+        if not (self.pool.is_primary and self.pool.settings.peers):
+            return
+        try:
+            if dialogue.is_in_recovery(backend, self.pool.settings.connect_timeout):
+                raise ServerUnreachable(f"{self.pool.describe()} is in recovery: it is no primary any more")
+        except BaseException:
             backend.stream.close()
-            raise ServerUnreachable(f"{self.pool.describe()} is in recovery: it is no primary any more")
+            raise
 
     def primary_is_held(self) -> NoWorkerInTime:
         """What is told to those who have waited for that in vain."""

@@ -89,6 +89,26 @@ def open_backend(
     raise failure
 
 
+def is_in_recovery(backend: Backend, timeout_s: float) -> bool:
+    """Whether the server is a standby.
+
+    raises   ServerUnreachable, ServerRefused
+    """
+    if "in_hot_standby" in backend.parameters:
+        return backend.parameters["in_hot_standby"] == "on"
+    backend.stream.write(messages.query("select pg_catalog.pg_is_in_recovery()"))  # 13 and older do not say it unasked
+    found = False
+    while True:
+        raw = _read(backend.stream, timeout_s)
+        tag = raw[:1]
+        if tag == b"D":
+            found = raw[-1:] == b"t"
+        elif tag == b"E":
+            raise ServerRefused(messages.error_fields(raw), raw)
+        elif tag == b"Z":
+            return found
+
+
 def _log_in(stream: net.Stream, startup: dict[str, str], answer: Answer, timeout_s: float) -> Backend:
     stream.write(messages.startup_packet(startup))
     parameters: dict[str, str] = {}
