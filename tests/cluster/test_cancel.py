@@ -25,7 +25,7 @@ from tests.cluster import rawclient
 from tests.cluster.conftest import Address
 from tests.cluster.rawclient import COPY_DONE, Raw, copy_data
 from tests.servers import Cluster, Pooler
-from tests.workplace import wait_until
+from tests.workplace import PATIENCE_S, wait_until
 
 CANCELS = int(os.environ.get("CANCELS", "1000"))
 CANCELED = "57014"
@@ -391,7 +391,10 @@ def test_a_cancel_does_not_meet_the_next_statement_of_the_same_transaction(conne
 def test_a_timeout_that_one_frontend_has_set_ends_no_statement_of_another(connect, table: str, timeout: str):
     """It is a setting of the worker while it idles, and while it is tuned to somebody else."""
     hasty, other = connect(**{timeout: "2"}), connect()
+    until = time.monotonic() + PATIENCE_S
     for number in range(200):
+        if number >= 40 and time.monotonic() > until:
+            break  # each backend that idles for 2 ms is replaced, which a busy machine takes its time for
         assert hasty.query("select 1").code in (None, CANCELED)
         _spin(number % 10 * 0.0004)
         assert other.query("insert into canceled values ('other') returning word").rows == [("other",)]
