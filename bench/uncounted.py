@@ -21,7 +21,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-CALLS = {"_count", "_count_block", "_count_held", "_waited", "sample", "saw"}
+CALLS = {"_count", "_count_block", "_count_held", "_count_lone", "_waited", "sample", "saw"}
 COUNTERS = {"calls", "received", "sent"}
 MODULES = {
     f"lib.{name}"

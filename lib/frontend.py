@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gevent.event import Event
 
-from lib.backend.unit import CALL, EXTENDED, SIMPLE, Unit
+from lib.backend.unit import CALL, EXTENDED, SIMPLE, Unit, simple_query
 from lib.ending import Ending
 from lib.errors import ProtocolViolation
 from lib.preparing import PreparedStatements
@@ -114,7 +114,8 @@ class Frontend(Ending):
         """Take in a single whole unit, which is what nearly always arrives, without the thread: None if it was one."""
         if self._rest or self.pending or self.is_gone or self.streaming.is_active:
             return data
-        if self.stream.pending and self.stream.pending > self.settings.client_buffer:
+        unread = self.stream.pending
+        if unread and unread > self.settings.client_buffer:
             return data
         size = len(data)
         if size > 5:
@@ -198,10 +199,11 @@ class Frontend(Ending):
 
     def _query(self, data: bytes) -> None:
         known = self.router.known(data[5:-1])
-        unit = Unit(self, data, SIMPLE, known.verdict)
-        unit.known, unit.marks = known, known.marks
-        is_next = self.unit is None and not self.pending and self._virtual is _NOT_VIRTUAL
-        if not (known.is_plain and is_next) or (known.verdict.transaction and self.settings.transactions == "reject"):
+        unit = simple_query(self, data, known)
+        if (
+            not known.is_plain or self.unit is not None or self.pending or self._virtual is not _NOT_VIRTUAL
+            or (known.verdict.transaction and self.settings.transactions == "reject")
+        ):  # fmt: skip
             self.submit(unit)
             return
         unit.is_plain = True

@@ -146,13 +146,13 @@ class Stream:
 
     def _on_readable(self) -> None:
         # Started once and left running, for it is nearly always wanted; if nobody is parked here it stops itself.
-        owner = self._owner
+        owner, recv, at_once = self._owner, self._recv, self._at_once  # a slot that is called is looked up slowly
         if owner is None:
             self._read_watcher.stop()
             self._reading = False
             return
         try:
-            data: bytes | None = self._recv(self._recv_bytes)
+            data: bytes | None = recv(self._recv_bytes)
         except BlockingIOError:
             return
         except OSError:
@@ -162,9 +162,9 @@ class Stream:
             size = len(data)
             self.received += size
             self._recv_bytes = MORE_RECV_BYTES if size >= RECV_BYTES else RECV_BYTES
-            if self._at_once is not None:
+            if at_once is not None:
                 try:
-                    data = self._at_once(data)
+                    data = at_once(data)
                 except Exception as error:
                     self._failure = error
                 if data is None or self.is_closed:  # what has closed it lets the thread go
@@ -232,8 +232,9 @@ class Stream:
             self._outbox.append(data)
             self.pending += size
         elif not self.is_closed:
+            send = self._send
             try:
-                sent = self._send(data)
+                sent = send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:

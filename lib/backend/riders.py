@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lib.route.known import Known
 
 SOME = 7  # of so many, and one more, one is looked at
+NOTED = 255  # of so many, and one more, the times are counted together
 _LARGE_BYTES = 65_536  # an answer of more than this counts as slow
 
 
@@ -40,13 +41,15 @@ class Riders(Parsed):
     processed    how many units it has answered
     tally        what is counted of those of its roster
     ran_shared   how long those took of them that may share a worker
-    note_run     notes there how long one took that had its worker alone
+    note_shared  notes one of those
+    note_run     notes how long one took that had its worker alone
     last_s       how long the last one took
     """
 
     __slots__ = (
         "_is_batch", "_is_exact", "_large", "_struck", "_trial", "_trial_left", "_trial_rest", "_trial_since",
-        "head_since", "is_awaited", "last_s", "note_run", "open_to", "processed", "ran_shared", "rider_limit", "tally",
+        "head_since", "is_awaited", "last_s", "note_run", "note_shared", "open_to", "processed", "ran_shared",
+        "rider_limit", "tally",
     )  # fmt: skip
 
     def __init__(self, roster: Roster, backend: dialogue.Backend) -> None:
@@ -58,6 +61,7 @@ class Riders(Parsed):
         self.last_s = 0.0
         self.tally = roster.tally
         self.ran_shared = self.tally.shared.run
+        self.note_shared = self.ran_shared.noted.append
         self.note_run = self.tally.alone.run.noted.append
         self.rider_limit: float = roster.rider_limit
         self._is_exact = roster.cluster.turns.had_to_wait
@@ -164,9 +168,15 @@ class Riders(Parsed):
             self._feed(data)
             return
         at, since, processed = monotonic(), self.head_since, self.processed
-        depth = len(in_flight)
+        depth, stop = len(in_flight), len(data)
         trial, in_batch = self._trial, self._is_batch
-        position, stop = 0, len(data)
+        if (
+            depth == 1 and in_batch and trial is None and not (self._parts or self._skip or self._large)
+            and (head.is_plain or (not head.swallow and head.is_unwatched(data, 0))) and end_of_read(data, 0) == stop
+        ):  # fmt: skip
+            self._feed_lone(head, head.known, data, at - since, at)
+            return
+        position = 0
         if not self._parts and not self._skip:
             while in_flight:
                 unit = in_flight[0]
@@ -198,6 +208,32 @@ class Riders(Parsed):
         self._learn(head, trial, in_batch, answered, stop, since, at)
         if self.open_to is not None and self.roster.waiting.quick:
             self.roster.fill(self)
+
+    def _feed_lone(self, unit: Unit, known: Known, data: bytes, seconds: float, at: float) -> None:
+        """The same for the whole answer of a quick read that nobody rides behind, which has come `at` a moment."""
+        frontend = unit.frontend
+        frontend.stream.write(data)
+        self.in_flight.clear()
+        self.processed += 1
+        self._drained()
+        frontend.read_done(unit)
+        self._count_lone(known, seconds, data)
+        self.roster.answered_at = at
+        if known.cost_s != inf and self.rider_limit > 0:
+            known.took(seconds, 1, True, self._is_exact, self.rider_limit, at)
+            if known.cost_s == inf:
+                self.move_riders()  # of what has begun since
+
+    def _count_lone(self, known: Known, seconds: float, answer: bytes) -> None:
+        self.last_s = seconds
+        note = self.note_shared
+        note(seconds)
+        if not self.processed & NOTED:
+            self.ran_shared.catch_up()
+        known.calls = calls = known.calls + 1
+        if calls >= known.next_sample:
+            known.sample(seconds)
+            known.saw(answer)
 
     def _count(self, known: Known, each_s: float, times: int) -> None:
         """So long took a unit of those that were answered: `depth` were in flight all the time, and those that were

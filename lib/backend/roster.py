@@ -52,7 +52,7 @@ class Roster(Staff):
         self.cosmetic = _COSMETIC if not pool.settings.track_application_name else frozenset[str]()
         self.bare_group: Group = pool.cluster.group(login, ())
         self.batches: list[Riders] = []
-        self._easy_depth = 0  # up to which the first batch takes cheap reads, whatever else there is
+        self._easy_depth = 0  # up to which the first batch takes cheap reads, whatever else there is; 0: not known
         self._crowd = Crowd()
         self.last_batch_at = self.answered_at = -inf
         self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
@@ -93,7 +93,13 @@ class Roster(Staff):
         if known is None or known.cost_s > self.rider_limit or not isinstance(unit, Unit):
             self._dispatch_alone(unit)
             return
-        quick, batches = self.waiting.quick, self.batches
+        quick, batches, idle = self.waiting.quick, self.batches, self.idle
+        if idle and not (batches or quick) and (unit.is_plain or not unit.uses):
+            worker = idle[-1]
+            if worker.group is unit.group and not worker.cancels:
+                idle.pop()
+                worker.begin_with(unit)  # what comes out below for a client that is alone
+                return
         if quick and quick[-1].group is unit.group:
             unit.queued_at = time.monotonic()
             quick.append(unit)  # behind others, for which all has been done that can be
@@ -106,8 +112,10 @@ class Roster(Staff):
             ):  # fmt: skip
                 batch.ride(unit)  # what comes out below in nearly all cases
                 return
+            rivals = len(self.workers) - len(idle) - len(batches)  # that are busy with something alone
+            self._easy_depth = dispatch.easy_depth(self.rider_depth, rivals)
             index = dispatch.pick_batch(
-                batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, len(self.idle), self._rivals
+                batches, unit.group, known.cost_s, self.rider_depth, self.rider_limit, len(idle), rivals
             )
             if index >= 0:
                 batch = batches[index]
@@ -330,16 +338,11 @@ class Roster(Staff):
         """Others may ride on `worker` now."""
         self.batches.append(worker)
         self.last_batch_at = worker.head_since
-        self._easy_depth = dispatch.easy_depth(self.rider_depth, self._rivals)
+        self._easy_depth = 0
 
     def batch_ends(self, worker: Riders) -> None:
         self.batches.remove(worker)
-        self._easy_depth = dispatch.easy_depth(self.rider_depth, self._rivals)
-
-    @property
-    def _rivals(self) -> int:
-        """Workers that are busy with something alone."""
-        return len(self.workers) - len(self.idle) - len(self.batches)
+        self._easy_depth = 0
 
     def became_quick(self) -> None:
         """A shape is quick now: what waits of it may ride."""

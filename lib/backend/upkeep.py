@@ -125,6 +125,14 @@ class Upkeep(Riders):
         self.in_flight.append(Tuning(unit, tuned))
         self.stream.write(messages.query(sql))
 
+    def begin_with(self, unit: Unit) -> None:
+        """What `put` comes to for a quick read, when the worker is idle and tuned to its group, and none takes riders."""
+        self.state = _BUSY
+        unit.worker = self
+        self.in_flight.append(unit)
+        self.stream.write(unit.data)
+        self.begin_batch(unit)
+
     def _tuned_to(self, group: Group) -> None:
         if group.parse_settings != self.group.parse_settings:
             self.statements.settings_changed(is_over=True)
@@ -325,7 +333,15 @@ class Upkeep(Riders):
 
     def _drained(self) -> None:
         self.close_batch()
-        self.reclaim()
+        if (
+            self.cancels or self.retiring or self.spoilt or self.unclean or self.unsure or self.placeholders
+            or self.parameters_changed or self.has_notes or self.state is _CLOSED
+        ):  # fmt: skip
+            self.reclaim()
+        else:  # it comes to this
+            self._discarded = 0
+            self.state = _IDLE
+            self.roster.worker_idle(self)
 
     def _stale_answered(self, stale: Exchange) -> None:
         self.head_since = time.monotonic()

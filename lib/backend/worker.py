@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from lib.backend import dialogue, tuning
 from lib.backend.halting import Halting
+from lib.backend.riders import NOTED
 from lib.backend.unit import CANCELED, Exchange, Stale, Unit, Visit
 from lib.backend.upkeep import State, Tuning
 from lib.errors import ProtocolViolation, ResultChanged
@@ -31,7 +32,6 @@ __all__ = ["State", "Worker"]
 
 log = logging.getLogger(__name__)
 
-_NOTED = 255  # of so many, and one more, the times are counted together
 _MAX_LOSSES = 5  # backends that may die with a read behind others on them, before it counts as the one that died
 _BUSY, _HELD, _WRITE, _SESSION = State.BUSY, State.HELD, Kind.WRITE, Kind.SESSION
 
@@ -281,7 +281,7 @@ class Worker(Halting):
         now = monotonic()
         self.last_s = seconds = now - self.sent_at
         self.note_run(seconds)
-        if not self.processed & _NOTED:
+        if not self.processed & NOTED:
             self.tally.alone.run.catch_up()
         known = unit.known
         if known is not None:
