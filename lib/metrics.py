@@ -17,6 +17,9 @@ BOUNDS = (
 )  # fmt: skip
 
 
+_MOST_NOTED = 255
+
+
 class Histogram:
     """How many took how long.
 
@@ -54,6 +57,13 @@ class Histogram:
         """So many took `seconds` each."""
         self._counts[bisect_left(BOUNDS, seconds)] += times
         self._total += seconds * times
+
+    def note(self, seconds: float) -> None:
+        """One took so long, which is counted later, together with others."""
+        noted = self.noted
+        noted.append(seconds)
+        if len(noted) > _MOST_NOTED:
+            self.catch_up()
 
     def catch_up(self) -> None:
         """Count what was noted."""

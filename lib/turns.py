@@ -62,13 +62,18 @@ class Turns:
         # After gevent's own, which runs the callbacks: what they do is not waiting.
         self._watcher = self._loop.prepare(priority=self._loop.MINPRI)
         self._ended_at = 0.0  # when all was done, and the loop went to see what there is next
+        self._is_started = False
 
     def start(self) -> None:
-        self._watcher.start(self._ends)
+        if not self._is_started:
+            self._is_started = True
+            self._watcher.start(self._ends)
 
     def stop(self) -> None:
-        self._watcher.stop()
-        self._ended_at = 0.0
+        if self._is_started:
+            self._is_started = False
+            self._watcher.stop()
+            self._ended_at = 0.0
 
     def _ends(self) -> None:
         self._ended_at = time.time()

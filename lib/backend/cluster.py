@@ -336,7 +336,6 @@ class Cluster:
         if not self.is_watched:
             self.is_watched = True
             self.crowded.set()
-            self.turns.start()
 
     def sweep(self, now: float) -> bool:
         """Keep the limits that are a matter of time; returns whether a unit waits or rides."""
@@ -353,7 +352,9 @@ class Cluster:
         if self.is_watched and not goes_on:
             self.is_watched = False
             self.crowded.clear()
-            self.turns.stop()
+        rosters = (roster for pool in self.pools for roster in pool.rosters.values())
+        if not (goes_on and any(roster.batches or roster.has_riders for roster in rosters)):
+            self.turns.stop()  # it costs a callback a turn, and only the learning of paces asks for it
         return goes_on
 
     def retire_workers(self, user: str | None = None) -> None:

@@ -99,7 +99,9 @@ class Riders(Parsed):
         unit.worker = self
         self.in_flight.append(unit)
         if len(self.in_flight) == 2:
-            self.roster.cluster.watch()
+            cluster = self.roster.cluster
+            cluster.watch()
+            cluster.turns.start()
         self.stream.write_later(self.led(unit) if unit.uses else unit.data)
 
     def close_batch(self) -> None:

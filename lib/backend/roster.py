@@ -91,7 +91,13 @@ class Roster(Staff):
         """Give `unit` to a worker, or let it wait for one."""
         known = unit.known
         if known is None or known.cost_s > self.rider_limit or not isinstance(unit, Unit):
-            self._dispatch_alone(unit)
+            alone = self.waiting.alone
+            if alone and self.workers and not (self.idle or self.batches):
+                unit.queued_at = now = time.monotonic()
+                self._crowd.waits(now)
+                alone.append(unit)  # behind others, for which all has been done that can be
+            else:
+                self._dispatch_alone(unit)
             return
         quick, batches, idle = self.waiting.quick, self.batches, self.idle
         if idle and not (batches or quick) and (unit.is_plain or not unit.uses):
@@ -135,9 +141,12 @@ class Roster(Staff):
 
     def _dispatch_alone(self, unit: Unit | Visit) -> None:
         idle = len(self.idle)
+        if not idle or self.waiting.alone:
+            self._wait(unit)
+            return
         # The last idle workers may have to be kept for reads.
         has_one = idle > dispatch.most_kept(len(self.workers)) or self._may_have_alone(idle)
-        if self.waiting.alone or not has_one or not self._give_idle(unit):
+        if not has_one or not self._give_idle(unit):
             self._wait(unit)
 
     def _may_have_alone(self, idle: int) -> bool:
@@ -247,6 +256,17 @@ class Roster(Staff):
         waiting = self.waiting
         if waiting.quick or waiting.alone:
             now = time.monotonic()
+            if not (waiting.quick or worker.placeholders):
+                unit = waiting.alone[0]
+                if (
+                    unit.is_plain and unit.group is worker.group and not unit.known.rides and unit.is_wanted
+                    and self._may_have_alone(len(self.idle) + 1)
+                ):  # fmt: skip
+                    waiting.alone.popleft()
+                    worker.is_awaited = False
+                    self._waited(unit, now)
+                    worker.begin_alone(unit)  # what comes out below when more clients write than there are workers
+                    return
             # Whoever it was freed for has waited long enough.
             unit = waiting.next_for(
                 worker.group, inf if worker.is_awaited else now, self._may_begin_batch(),
@@ -339,6 +359,8 @@ class Roster(Staff):
         self.batches.append(worker)
         self.last_batch_at = worker.head_since
         self._easy_depth = 0
+        if self.cluster.is_watched:
+            self.cluster.turns.start()
 
     def batch_ends(self, worker: Riders) -> None:
         self.batches.remove(worker)
@@ -369,7 +391,11 @@ class Roster(Staff):
         """It has a worker now. Of those that ride behind others some are counted, for the others."""
         seconds = now - unit.queued_at
         known = unit.known
-        (self.tally.shared if known is not None and known.rides else self.tally.alone).wait.add(seconds, times)
+        wait = (self.tally.shared if known is not None and known.rides else self.tally.alone).wait
+        if times == 1:
+            wait.note(seconds)
+        else:
+            wait.add(seconds, times)
         if known is not None:
             known.wait_s += seconds * times
 

@@ -98,6 +98,10 @@ class Upkeep(Riders):
     def put(self, unit: Unit | Visit) -> None:
         """Have `unit` run."""
 
+    @abstractmethod
+    def begin_alone(self, unit: Unit) -> None:
+        """What `put` comes to for a plain unit that does not ride, where the worker is tuned to its group."""
+
     def may_serve(self, group: Group) -> bool:
         """Whether nothing of earlier groups would show in `group`: the name of a custom setting never goes away."""
         return not self.placeholders or self.placeholders <= group.placeholders
@@ -126,7 +130,7 @@ class Upkeep(Riders):
         self.stream.write(messages.query(sql))
 
     def begin_with(self, unit: Unit) -> None:
-        """What `put` comes to for a quick read, when the worker is idle and tuned to its group, and none takes riders."""
+        """What `put` comes to for a quick read, where the worker is idle, tuned to its group, and none has riders."""
         self.state = _BUSY
         unit.worker = self
         self.in_flight.append(unit)

@@ -44,7 +44,9 @@ class Worker(Halting):
     is_lost      its end was not ours, nor that of a frontend which left it in the middle of something
     """
 
-    __slots__ = ("_is_free_again", "_is_visited", "block_since", "is_lost", "number", "sent_at", "started_at")
+    __slots__ = (
+        "_is_free_again", "_is_visited", "_usual", "block_since", "is_lost", "number", "sent_at", "started_at",
+    )  # fmt: skip
 
     def __init__(self, roster: Roster, number: int, backend: dialogue.Backend) -> None:
         super().__init__(roster, backend)
@@ -52,6 +54,7 @@ class Worker(Halting):
         self.is_lost = self._is_visited = self._is_free_again = False
         self.started_at = self.idle_since = self.sent_at = monotonic()
         self.block_since = 0.0
+        self._usual: Unit | None = None  # is in flight alone: a usual answer to it is passed on without being looked at
 
     def __repr__(self) -> str:
         held = " session" if self.session else ""
@@ -72,8 +75,7 @@ class Worker(Halting):
     def put(self, unit: Unit | Visit) -> None:
         """Have `unit` run. The worker is idle, or held by the unit's frontend and between two units."""
         if isinstance(unit, Unit) and unit.is_plain and unit.group is self.group and unit.is_wanted and not unit.rides:
-            self.holder = unit.frontend
-            self.go_on(unit)
+            self.begin_alone(unit)
         else:
             self._put(unit)
 
@@ -106,6 +108,10 @@ class Worker(Halting):
             self._tuned_to(unit.group)
             self._send(unit)
 
+    def begin_alone(self, unit: Unit) -> None:
+        self.holder = unit.frontend
+        self.go_on(unit)
+
     def go_on(self, unit: Unit) -> None:
         """The same for a plain unit of who holds the worker."""
         if self.cancels or self.lent:
@@ -113,7 +119,9 @@ class Worker(Halting):
             return
         self.state = _BUSY
         unit.worker = self
-        self.in_flight.append(unit)
+        in_flight = self.in_flight
+        self._usual = None if in_flight or self.has_notes else unit
+        in_flight.append(unit)
         self.sent_at = monotonic()
         self.stream.write(unit.data)
 
@@ -183,30 +191,26 @@ class Worker(Halting):
 
     def _at_once(self, data: bytes) -> bytes | None:
         """Pass on what has arrived; the thread is woken only when it has to wait for somebody to read."""
+        usual = self._usual
+        if usual is not None:
+            self._usual = None
+            if is_usual(data) and not self._parts:
+                self._usual_ready(usual, data)
+                return None
         if self.holder is None:
             self.feed_reads(data)
             if self.parameters_changed and (self.state is State.IDLE or self.open_to is not None):
                 self.roster.group_seen(self)  # a server reload: the whole group is told
-        elif not self._feed_usual(data):
+        elif usual is not None or not self._feed_usual(data):
             self._feed(data)
         return None if self._blocked_by is None else b""
 
-    def _feed_usual(self, data: bytes) -> bool:
-        """Pass on a whole answer for the frontend that holds the worker; False when it is anything else."""
-        in_flight = self.in_flight
-        if len(in_flight) != 1 or self._parts or self._skip:
-            return False
-        unit = in_flight[0]
-        if not isinstance(unit, Unit) or not (unit.is_plain or unit.is_passed(data)) or not is_usual(data):
-            return False
+    def _usual_ready(self, unit: Unit, data: bytes) -> None:
+        """The usual answer has come for a plain unit, before which nothing was left behind either."""
         frontend = unit.frontend
         frontend.stream.write(data)
         status = data[-1:]
-        if self.has_notes or not unit.is_plain:
-            self._unit_ready(unit, status, data)
-            return True
-        # Neither it nor those before it have left anything that would have to be looked at.
-        in_flight.clear()
+        self.in_flight.clear()
         self.processed += 1
         self._count_held(unit, status, data)
         if not self.drew:
@@ -218,6 +222,17 @@ class Worker(Halting):
             frontend.worker = None
             self.reclaim(status)
         frontend.plain_done(unit, status)
+
+    def _feed_usual(self, data: bytes) -> bool:
+        """Pass on a whole answer for the frontend that holds the worker; False when it is anything else."""
+        in_flight = self.in_flight
+        if len(in_flight) != 1 or self._parts or self._skip:
+            return False
+        unit = in_flight[0]
+        if not isinstance(unit, Unit) or not (unit.is_plain or unit.is_passed(data)) or not is_usual(data):
+            return False
+        unit.frontend.stream.write(data)
+        self._unit_ready(unit, data[-1:], data)
         return True
 
     def _wait_for_reader(self, blocked_by: Frontend) -> None:
