@@ -23,7 +23,7 @@ from lib.turns import give_way_in_time
 from lib.virtual import Virtual
 from lib.wire import messages
 from lib.wire.framing import header
-from lib.wire.units import Extended, Found, Seen, gather
+from lib.wire.units import Extended, Found, Seen, gather, usual
 
 if TYPE_CHECKING:
     from lib import net
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _NOT_VIRTUAL, _WRITE, _SESSION = Virtual.NONE, Kind.WRITE, Kind.SESSION
 MAX_PENDING = 200  # units that a frontend may pipeline before it is read on
 _LET_OTHERS = 20  # messages that are taken in before it is seen whether others must have their turn
-_QUERY, _BIND = b"QB"
+_QUERY, _BIND, _PARSE = b"QBP"
 _BEGINS = frozenset(b"PBDC")  # what a unit of the extended protocol may begin with
 _KINDS = {Found.QUERY: SIMPLE, Found.EXTENDED: EXTENDED, Found.CALL: CALL}
 
@@ -132,6 +132,11 @@ class Frontend(Ending):
                     else:
                         self._start(unit)
                     return None
+            if tag == _PARSE:
+                read = usual(data)
+                if read is not None:
+                    self._extended(data, read)
+                    return None
         if data[0] in _BEGINS:
             what, end, read = gather(data, 0)
             if what is Found.EXTENDED and end == size and read is not None:
@@ -226,10 +231,15 @@ class Frontend(Ending):
         for text in texts[1:]:
             verdict = combine(verdict, self.router.verdict(text))
         unit = Unit(self, data, EXTENDED, verdict)
-        if known is not None and len(texts) == 1:
-            unit.known, unit.marks = known, known.marks
         unit.parse_unnamed = read.parse_unnamed
         unit.drops_unnamed = read.drops_unnamed
+        if known is not None and len(texts) == 1:
+            unit.known, unit.marks = known, known.marks
+            is_next = self.unit is None and not self.pending and self.worker is None
+            if is_next and known.rides and self._virtual is _NOT_VIRTUAL:
+                self.unit = unit
+                self.cluster.dispatch(unit)  # as _start does with a read that leaves nothing behind
+                return
         self.submit(unit)
 
     # --- one unit after the other ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lib.errors import ProtocolViolation
 from lib.wire.framing import MAX_UNIT_BYTES
-from lib.wire.units import Extended, Found, gather
+from lib.wire.units import Extended, Found, gather, usual
 from tests.wire_samples import (
     COPY_DONE,
     FLUSH,
@@ -194,3 +194,51 @@ def test_messages_with_any_content_are_read(parts):
     data = b"".join(bytes([tag]) + struct.pack("!I", len(body) + 4) + body for tag, body in parts)
     unit = read_extended(data + SYNC)
     assert len(unit.texts) == sum(tag == ord("P") for tag, _ in parts)
+
+
+USUAL = [
+    parse(text) + bind(*values) + rest + execute() + SYNC
+    for text in ("select $1", "", "select 'a long one' || $1 || repeat('x', 100)")
+    for values in ((), ("1",), ("a", "b" * 300))
+    for rest in (b"", describe())
+]
+
+
+@pytest.mark.parametrize("data", USUAL)
+def test_what_drivers_send_is_read_at_once_as_it_is_message_by_message(data):
+    assert read_the_same(usual(data), gather(data, 0)[2])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        parse("select $1", "a name") + bind("1") + execute() + SYNC,
+        parse("select $1") + bind("1", name="a name") + execute() + SYNC,
+        parse("select $1") + bind("1") + execute() + execute() + SYNC,
+        parse("select $1") + bind("1") + execute() + FLUSH,
+        parse("select $1") + describe() + SYNC,
+        parse("select $1") + SYNC,
+        parse("select $1") + bind("x" * MAX_UNIT_BYTES) + execute() + SYNC,
+        USUAL[0] + SYNC,
+    ],
+)
+def test_what_is_not_that_is_left_to_be_read_message_by_message(data):
+    assert usual(data) is None
+
+
+@given(st.sampled_from(USUAL), st.integers(1, 60), st.integers(0, 255), st.integers(0, 60))
+def test_nothing_that_differs_by_a_byte_is_taken_for_something_else(data, at, value, cut):
+    changed = bytearray(data)
+    changed[min(at, len(data) - 1)] = value
+    changed = changed[: max(len(changed) - cut, 5)] if cut > 30 else changed
+    read = usual(bytes(changed))
+    if read is not None:
+        what, end, slowly = gather(bytes(changed), 0)
+        assert (what, end) == (Found.EXTENDED, len(changed))
+        assert read_the_same(read, slowly)
+
+
+def read_the_same(one: Extended | None, other: Extended | None) -> bool:
+    assert one is not None
+    assert other is not None
+    return all(getattr(one, name) == getattr(other, name) for name in Extended.__slots__)

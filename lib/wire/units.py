@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from lib.wire.framing import MAX_UNIT_BYTES, frontend_header
+from lib.wire.framing import MAX_UNIT_BYTES, frontend_header, header
 
 
 class Found(IntEnum):
@@ -39,6 +39,8 @@ _ALONE = {
 _STREAMS = frozenset(b"HQFdcf")  # what makes a unit that has begun one to be streamed
 _SYNC, _TERMINATE, _PARSE, _BIND, _CLOSE = b"SXPBC"
 _NAMING = frozenset(b"PBDC")  # what names a statement
+_EXECUTE_AND_SYNC = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+_USUAL_ENDS = frozenset((_EXECUTE_AND_SYNC, b"D\0\0\0\x06P\0" + _EXECUTE_AND_SYNC))
 
 
 class Extended:
@@ -88,6 +90,26 @@ def text_of(parse: bytes) -> bytes:
     """The statement of a whole Parse message."""
     name_end = parse.find(b"\0", 5)
     return parse[name_end + 1 : parse.find(b"\0", name_end + 1)]
+
+
+def usual(buffer: bytes) -> Extended | None:
+    """What `gather` reads in `buffer` where that is what drivers send for a statement with parameters, whole: Parse,
+    Bind, Describe or not, Execute of all rows and Sync, everything unnamed. None when it is anything else.
+
+    buffer   at least five bytes, the first of them of a Parse
+    """
+    size = len(buffer)
+    parse_end = 1 + header(buffer, 0)[1]
+    bind = buffer[parse_end : parse_end + 7]  # its type, its length, and no names of a portal and a statement
+    if len(bind) < 7 or bind[0] != _BIND or bind[5] or bind[6] or buffer[5] or size > MAX_UNIT_BYTES:
+        return None
+    text_end = buffer.find(b"\0", 6, parse_end)
+    if text_end < 0 or buffer[parse_end + 1 + header(bind, 0)[1] :] not in _USUAL_ENDS:
+        return None
+    read = Extended()
+    read.texts.append(buffer[6:text_end])
+    read.parse_unnamed = buffer[:parse_end]
+    return read
 
 
 Seen = tuple[int, "Extended"]
