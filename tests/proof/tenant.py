@@ -202,14 +202,15 @@ class Tenant:
     def find_out(self) -> None:
         """Nobody knows whether what was set counts: all of it does, or nothing."""
         model = self.model
+        self.statements.pop("", None)
+        # First of all, as this may be unknown, too, and is asked again then: with what was meant still to come.
+        found = self.ask(query(f"select {', '.join(f'current_setting({quoted(name)}, true)' for name in SETTINGS)}"))
         before, is_known = (model.frames or [model.values])[0].copy(), model.knows_tenant
         if self.intent is not None:
             self.intent()
         after = model.values.copy()
         self.intent = None
         model.frames, model.failed = [], False
-        self.statements.pop("", None)
-        found = self.ask(query(f"select {', '.join(f'current_setting({quoted(name)}, true)' for name in SETTINGS)}"))
         (row,) = (each.values for each in found if each.tag == "D")
         actual = {name: value or "" for name, value in zip(SETTINGS, row, strict=True)}
         both = [{name: each[name] for name in SETTINGS} for each in (before, after)]
