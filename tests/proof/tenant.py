@@ -71,7 +71,7 @@ class Tenant:
         return f"h{self.number}/{self.lives}/{self.words}"
 
     def send(self, *parts: bytes) -> None:
-        if any(SETS.search(part) for part in parts):
+        if any(SETS.search(part[5:]) for part in parts):  # the length of a Query could be taken for a letter
             self.settles = 2
         holds = self.locks or self.listens or self.has_temporary or self.may_be_held or self.settles
         self.session.holds = bool(holds)
