@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNFIT_PATIENCE_S = 0.1  # how long the oldest is passed over by workers that may not serve it
-_LOOKED_AT = 64  # how many of those that wait tell whether enough workers know custom settings
 _COSMETIC = frozenset({"application_name"})
 _TELL_EVERY_S = 0.25
 
@@ -180,9 +178,6 @@ class Roster(Staff):
         self.grow()
         return False
 
-    def _has_fit(self, unit: Unit | Visit) -> bool:
-        return any(not worker.session and worker.may_serve(unit.group) for worker in self.workers)
-
     def _wait(self, unit: Unit | Visit) -> None:
         self._has_to_wait()
         now = unit.queued_at = time.monotonic()
@@ -289,7 +284,7 @@ class Roster(Staff):
     def _rather(self, worker: Upkeep, unit: Unit | Visit) -> Unit | Visit:
         """What a free worker runs that would know custom settings for ever if it ran `unit`: that only when not enough
         others know some, or when there is nothing else."""
-        if self._know_enough(0):
+        if self._know_enough(unit.group.placeholders, unit):
             other = self._next_fitting(lambda group: group.placeholders <= worker.placeholders)
             if other is not None:
                 self.waiting.put_back(unit, self._is_quick(unit))
@@ -306,7 +301,7 @@ class Roster(Staff):
                 pass  # that one will be fit
             elif self.has_room and self.shared < max(self.needed, self.max_workers) and now >= self._paused_until:
                 self.grow()
-            elif not has_fit or self._know_enough(1):
+            elif not has_fit or self._know_enough(worker.placeholders, unit, 1):
                 worker.retire()
                 return
         other = self._next_fitting(worker.may_serve)
@@ -315,13 +310,6 @@ class Roster(Staff):
         else:
             worker.idle_since = now
             self.idle.append(worker)
-
-    def _know_enough(self, less: int) -> bool:
-        """Whether enough workers know custom settings, without so many of them."""
-        waiting = list(islice(self.waiting, _LOOKED_AT))
-        knowing = sum(bool(worker.placeholders) for worker in self.workers) - less
-        wanting = sum(bool(unit.group.placeholders) for unit in waiting)
-        return dispatch.know_enough(knowing, len(self.workers), wanting, len(waiting))
 
     def _next_fitting(self, fits: Callable[[Group], bool]) -> Unit | Visit | None:
         return self.waiting.next_fitting(fits, self._may_begin_batch(), self._may_have_alone(len(self.idle) + 1))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import gevent
 
 from lib.backend import dialogue, dispatch
 from lib.backend.crew import Crew
-from lib.backend.unit import Unit
+from lib.backend.unit import Unit, Visit
 from lib.backend.upkeep import Upkeep
 from lib.backend.waiting import Waiting
 from lib.backend.worker import State
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from lib.backend.pool import Pool
     from lib.backend.worker import Worker
 
+_LOOKED_AT = 64  # how many of those that wait tell whether enough workers know custom settings
+_STUCK_S = 1.0  # how long a unit waits for workers whose holders do not come to an end
 _REFUSED_PAUSE_S = 2.0  # after the server had no place for one more, how long we make do with what we have
 
 
@@ -194,6 +197,27 @@ class Staff(Crew, ABC):
         if self.waiting and not self.is_closed and not self.workers and not self.starting:
             self._replace()
 
+    # --- who knows custom settings ------------------------------------------------------------------------------------
+
+    def _has_fit(self, unit: Unit | Visit) -> bool:
+        """Whether a worker that may serve `unit` will be free before long."""
+        return any(
+            not worker.session and worker.may_serve(unit.group) and not _is_stuck(worker, unit)
+            for worker in self.workers
+        )
+
+    def _know_enough(self, names: frozenset[str], unit: Unit | Visit, less: int = 0) -> bool:
+        """Whether enough workers, less so many, know some of these custom settings and no others, for as many of those
+        that wait as a worker may serve that knows all of them: whoever knows others has no use for it.
+
+        unit   the first of those that wait: workers that will not be free for it do not count
+        """
+        waiting = [unit, *(each for each in islice(self.waiting, _LOOKED_AT) if each is not unit)]
+        knowing = [worker for worker in self.workers if worker.placeholders and worker.placeholders <= names]
+        free = sum(not _is_stuck(worker, unit) for worker in knowing)
+        wanting = sum(names <= each.group.placeholders for each in waiting)
+        return dispatch.know_enough(free - less, len(self.workers), wanting, len(waiting))
+
     # --- who waits ---------------------------------------------------------------------------------------------------
 
     def _tell_waiting(self, before: float) -> None:
@@ -283,3 +307,8 @@ class Staff(Crew, ABC):
         for worker in self.workers[:]:
             worker.close(reason)
         self.hand_over()
+
+
+def _is_stuck(worker: Worker, unit: Unit | Visit) -> bool:
+    """Whether somebody has had `worker` for all the time that `unit` has waited, which is long."""
+    return time.monotonic() - unit.queued_at > _STUCK_S and worker.taken_at < unit.queued_at

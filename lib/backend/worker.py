@@ -11,6 +11,7 @@ nobody asked for is closed, because the next one it is lent to would hear it.
 from __future__ import annotations
 
 import logging
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,13 @@ class Worker(Halting):
             "worker": self.number, "pool": pool.number, "server_pid": self.key[0], "user": login.user,
             "database": login.database,
         }  # fmt: skip
+
+    @property
+    def taken_at(self) -> float:
+        """When its holder's transaction block has begun, or else its statement; never while nobody holds it."""
+        if self.holder is None:
+            return inf
+        return self.sent_at if self.holder.status == b"I" else self.block_since
 
     # --- taking work -------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from lib.errors import ServerUnreachable
 from lib.frontend import Frontend
 from lib.process import Process
 from tests.green.fake_server import FakeBackend
-from tests.green.small_pool import SmallPool, wait_until
+from tests.green.small_pool import Client, SmallPool, in_transaction, wait_until
 from tests.wire_samples import SYNC, TERMINATE, bind, complaint, complete, describe, execute, parse, query, row
 
 READ = "select 1"
@@ -67,6 +67,45 @@ def test_whoever_waits_gets_an_idle_worker_when_the_one_in_the_place_of_an_unfit
     wait_until(lambda: pool.rosters[0].waiting, "the one that no worker may serve")
     pool.server.refusal = None
     assert plain.until_ready().errors == []
+
+
+def test_whoever_knows_another_custom_setting_is_not_passed_over_while_a_transaction_has_the_worker_that_is_fit(start):
+    """Whatever an idle worker knew, it was taken for the share of those who want custom settings: it was kept, for
+    nobody, from the only one that waited, until somebody else's transaction was over."""
+    pool = start(max_workers=2, worker_min_cnt=[2] * 3)
+    in_transaction(pool)
+    for name in ("app.one", "app.other", "app.one"):
+        assert pool.connect(**{name: "1"}).query(WRITE).rows == [WRITE]
+
+
+@pytest.mark.parametrize(
+    ("many", "one"),
+    [({"app.tenant": "1"}, {}), ({}, {"app.tenant": "1"})],
+    ids=["the others know one", "it knows one"],
+)
+def test_nobody_is_passed_over_for_ever_for_those_who_keep_a_worker_busy(start, many, one):
+    """The share of those who know a custom setting, or of those who know none, was in the hands of a transaction: so
+    each free worker went to the others, as long as one of these waited."""
+    pool = start(max_workers=3, worker_min_cnt=[3] * 9)
+    holder = pool.connect(**one)
+    assert holder.query("begin").status == "T"
+    in_transaction(pool)
+    others = [pool.connect(**many) for _ in range(6)]
+    for each in others:
+        assert each.query(WRITE).errors == []
+
+    def go_on(client: Client) -> None:
+        client.send(*[query(WRITE)] * 5)  # it has always sent the next one when one is answered
+        while True:
+            assert client.query(WRITE).rows == [WRITE]
+
+    busy = [gevent.spawn(go_on, each) for each in others]
+    try:
+        wait_until(lambda: len(pool.rosters[0].waiting) == len(others) - 1, "all but one of them to wait")
+        assert pool.connect(**one).query("insert into t values (2)").errors == []
+    finally:
+        gevent.killall(busy)
+    assert holder.query("commit").status == "I"
 
 
 def test_a_process_without_file_descriptors_cannot_reach_a_server_and_says_so(monkeypatch):
