@@ -178,7 +178,7 @@ class Settling(Upkeep):
         doubtful, self.doubtful = self.doubtful, False
         self.unsettled = False
         is_mere_doubt = doubtful and not touched
-        touched = _ANY if is_mere_doubt else touched
+        touched = touched | _ANY if doubtful else touched
         if not settings.HIDDEN.isdisjoint(touched):
             self._keep()
         if self.session and (not asks_back or self._is_murky(frontend)):

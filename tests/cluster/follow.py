@@ -241,6 +241,13 @@ CALLS: dict[str, list[Text]] = {
         "select near.sets('3MB')", "select near.keeps()", "select near.changes()", "begin", "select near.sets('5MB')",
         "rollback", "select near.sets('much')", "select near.sets('6MB'), 1 / 0", "reset all",
     ],
+    # What code has set was thrown away where the same text has also set something that it shows.
+    "dynamic_sql_beside_what_a_text_shows": [
+        "select near.runs($q$set work_mem to '3MB'$q$); set intervalstyle to iso_8601",
+        "set bytea_output to escape; select near.runs($q$set home.tenant to 'dynamic'$q$)",
+        "begin; set local work_mem to '4MB'; select near.runs('set datestyle to german'); commit",
+        "select near.runs('reset work_mem'); set timezone to 'Asia/Tokyo'", "reset all",
+    ],
     # It cannot be asked for ("unavailable"), and what was set then with the other settings failed.
     "seed": [
         "select set_config('seed', '0.5', false)", "select random()", "set work_mem to '3MB'", "select random()",
