@@ -85,6 +85,18 @@ def test_what_code_sets_under_a_name_that_no_text_shows_is_gone(both):
         wire.rows("rollback")
 
 
+def test_startup_values_that_are_brought_back_go_with_the_next_transaction_of_the_text(both):
+    for where, shown in ((both.directly, "German, DMY"), (both.pooled, "ISO, MDY")):
+        with Wire(where, DateStyle="German, DMY") as wire:
+            wire.rows("listen held")
+            wire.ask(query("reset all; commit; begin"))
+            assert wire.value("show datestyle") == "German, DMY"
+            wire.rows("rollback")
+            assert wire.value("show datestyle") == shown
+            wire.rows("reset all")
+            assert wire.value("show datestyle") == "German, DMY"
+
+
 def test_program_that_waits_for_itself_is_told_when_there_is_no_worker(cluster):
     conf = {"admin_cnn": {**roles.ADMIN.login, "database": "postgres"}, "max_workers": 1, "query_wait_timeout": 0.2}
     with Pooler(conf, cluster=cluster) as pooler, Wire(pooler) as one, Wire(pooler) as other:
