@@ -210,11 +210,13 @@ class Staff(Crew, ABC):
         """Whether enough workers, less so many, know some of these custom settings and no others, for as many of those
         that wait as a worker may serve that knows all of them: whoever knows others has no use for it.
 
-        unit   the first of those that wait: workers that will not be free for it do not count
+        unit   whose turn it is: workers that will not be free for it do not count
         """
-        waiting = [unit, *(each for each in islice(self.waiting, _LOOKED_AT) if each is not unit)]
+        waiting = list(islice(self.waiting, _LOOKED_AT))
         knowing = [worker for worker in self.workers if worker.placeholders and worker.placeholders <= names]
         free = sum(not _is_stuck(worker, unit) for worker in knowing)
+        if not free and names <= unit.group.placeholders:
+            return False  # who would have to wait for them cannot be left to it
         wanting = sum(names <= each.group.placeholders for each in waiting)
         return dispatch.know_enough(free - less, len(self.workers), wanting, len(waiting))
 
