@@ -18,7 +18,7 @@ import gevent
 
 from lib.addresses import Address
 from lib.errors import PoolError, StatementCancelled
-from lib.ha import acts, choice, conninfo
+from lib.ha import acts, choice, conninfo, history
 from lib.ha.choice import Answer, Choice
 from lib.ha.conninfo import NotAConninfo
 from lib.ha.machine import Event
@@ -61,13 +61,13 @@ class Plan(NamedTuple):
         """As a DBA wants to see it: item, value."""
         if self.primary is not None:
             yield "primary", f"{_shown(self.primary)}, timeline {self.primary.timeline}"
-            yield "written", _lsn(self.primary.written)
+            yield "written", history.shown(self.primary.written)
         if self.found is not None:
             chosen = self.found.chosen
             kind = "synchronous, " if self.found.is_sync else ""
             yield "chosen", f"{_shown(chosen)}, {kind}timeline {chosen.timeline}"
-            yield "received", _lsn(chosen.received)
-            yield "replayed", _lsn(chosen.replayed)
+            yield "received", history.shown(chosen.received)
+            yield "replayed", history.shown(chosen.replayed)
             yield "behind", f"{max(0, (self.primary.written if self.primary else 0) - chosen.has)} bytes"
             for each in self.found.others:
                 slot = f" with slot {each.slot}" if each.slot else ""
@@ -86,10 +86,6 @@ def _how(server: Answer) -> str:
 
 def _shown(answer: Answer) -> str:
     return f"{answer.address[0]}:{answer.address[1]} (pool {answer.number})"
-
-
-def _lsn(lsn: int) -> str:
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 class Switchover:
