@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.cluster.house import SYNC, TABLE, House, frontend, kept, open_house, wait_said
+from tests.cluster.house import SYNC, TABLE, House, frontend, kept, open_house
 from tests.cluster.rawclient import Raw
 from tests.cluster.test_ha_planned import console, restart_command
 from tests.pooler import Pooler
@@ -108,7 +108,7 @@ def kill(house: House, pooler: Pooler) -> tuple[float, float]:
     moment = time.monotonic()
     house.first.kill9()
     dead = time.monotonic()
-    wait_said(pooler, "was promoted in")
+    pooler.wait_said("was promoted in")
     return moment, dead
 
 
@@ -127,7 +127,7 @@ def one_run(version: int, what: str) -> Run:
             with frontend(pooler) as first:
                 reads = "/*s*/ select pg_is_in_recovery()"
                 wait_until(lambda: first.query(reads).rows == [("t",)], 30, "a standby to answer")
-            wait_said(pooler, "catalog of app scanned")
+            pooler.wait_said("catalog of app scanned")
             time.sleep(BEFORE_S)
             with Crowd(pooler) as crowd:
                 time.sleep(BEFORE_S)

@@ -61,3 +61,15 @@ def test_another_checkout_with_its_own_settings_is_measured_beside_this_one() ->
     figures = lines[lines.index("## Figures") :]
     (cells,) = (line for line in figures if line.startswith(f"| {WORKLOADS['simple-8'].title} | tps |"))
     assert "–" not in cells
+
+
+def test_a_run_of_the_failover_benchmark_loses_nothing_and_prints_its_table() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.failover", "--versions", "16", "--runs", "1", "--planned", "1"],
+        cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    killed, planned = (line.split(" | ")[1:] for line in done.stdout.splitlines() if line.startswith("| 16 | "))
+    for what, runs, _, lost, _, reads_failed, disconnected, strays in (killed, planned):
+        assert (runs, lost, reads_failed, disconnected, strays) == ("1", "0", "0", "0", "0 |"), what
+    assert (killed[0], planned[0], planned[4]) == ("kill -9", "planned", "0 / 0")
