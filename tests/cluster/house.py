@@ -63,6 +63,12 @@ class House:
             yield pooler
         assert "Traceback" not in pooler.log
 
+    def kill_first(self, pooler: Pooler) -> None:
+        """kill -9, until the pool has heard of it: what is sent before that is lost with the server, and unknown."""
+        heard = pooler.log.count(HELD)
+        self.first.kill9()
+        pooler.wait_said(HELD, heard + 1)
+
     def promoted(self) -> Server | None:
         """The standby that is the primary now."""
         found = [server for server in self.standbys if server.is_running and is_primary(server)]

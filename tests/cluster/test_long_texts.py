@@ -64,7 +64,7 @@ DIALOGUES = {
             query(f"{LONG}; set work_mem to '5MB'; truncate near.rows; copy near.rows from stdin"),
             copy_data("1\tset home.never\n"), COPY_DONE,
         ),
-        a(query("table near.rows; show work_mem")),
+        a(query("table near.rows; show work_mem; truncate near.rows")),
         user=ROOT,
     ),
 }  # fmt: skip
