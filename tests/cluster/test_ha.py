@@ -286,7 +286,8 @@ def test_nobody_is_promoted_when_that_cannot_be_remembered(tmp_path):
 def test_without_enable_ha_nobody_is_promoted():
     with open_house(standbys=1) as house, house.pool(enable_ha=False) as pooler, frontend(pooler) as client:
         client.query("select 1")
-        house.kill_first(pooler)
+        house.first.kill9()
+        pooler.wait_said("lost its backend")
         answer = in_thread(lambda: client.query(f"insert into {TABLE} values ('back')"))
         pooler.wait_said("cannot be used")
         house.first.start()
