@@ -2,6 +2,7 @@
 
 import pytest
 
+from lib.backend import freshness
 from lib.ha import history
 
 TEXT = """\
@@ -23,7 +24,7 @@ def test_a_history_file_is_read_as_the_server_reads_it():
 
 @pytest.mark.parametrize("text", ["0/0", "0/3000148", "A/50000D8", "FFFFFFFF/FFFFFFFF"])
 def test_positions_are_shown_as_they_are_read(text):
-    assert history.shown(history.lsn(text)) == text
+    assert freshness.shown(history.lsn(text)) == text
 
 
 @pytest.mark.parametrize("timeline, replayed", [(1, 0x3000148), (1, 0x20), (2, 0xA050000D8), (3, 1 << 60), (0, 9)])

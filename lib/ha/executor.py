@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from lib.addresses import Address
-from lib.ha import acts, choice, history
+from lib.backend import freshness
+from lib.ha import acts, choice
 from lib.ha.choice import Answer, Choice, Known
 from lib.ha.following import Following
 from lib.ha.holding import Holding
@@ -365,7 +366,7 @@ class Guardian:
 def _reasons(found: Choice) -> str:
     chosen = found.chosen
     kind = "a synchronous standby, " if found.is_sync else ""
-    return f"{kind}on timeline {chosen.timeline} up to {history.shown(chosen.has)}; {_lost(found)}"
+    return f"{kind}on timeline {chosen.timeline} up to {freshness.shown(chosen.has)}; {_lost(found)}"
 
 
 def _lost(found: Choice) -> str:

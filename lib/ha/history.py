@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lib.backend import freshness
+
 
 def lsn(text: str | None) -> int:
     """A position in the WAL as a number; 0 for none."""
@@ -18,11 +20,6 @@ def lsn(text: str | None) -> int:
         return 0
     high, _, low = text.partition("/")
     return int(high, 16) << 32 | int(low, 16)
-
-
-def shown(position: int) -> str:
-    """And back."""
-    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
 def file_name(timeline: int) -> str:
@@ -56,6 +53,6 @@ def beyond(timeline: int, replayed: int, forks: Mapping[int, int]) -> str | None
     if left is None or replayed <= left:
         return None
     return (
-        f"it has replayed timeline {timeline} up to {shown(replayed)}, and the primary has left that at {shown(left)}: "
-        "it has WAL of another primary, and can never follow this one"
+        f"it has replayed timeline {timeline} up to {freshness.shown(replayed)}, and the primary has left that at "
+        f"{freshness.shown(left)}: it has WAL of another primary, and can never follow this one"
     )

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import gevent
 
 from lib.addresses import Address
+from lib.backend import freshness
 from lib.errors import PoolError, StatementCancelled
-from lib.ha import acts, choice, conninfo, history
+from lib.ha import acts, choice, conninfo
 from lib.ha.choice import Answer, Choice
 from lib.ha.conninfo import NotAConninfo
 from lib.ha.machine import Event
@@ -61,13 +62,13 @@ class Plan(NamedTuple):
         """As a DBA wants to see it: item, value."""
         if self.primary is not None:
             yield "primary", f"{_shown(self.primary)}, timeline {self.primary.timeline}"
-            yield "written", history.shown(self.primary.written)
+            yield "written", freshness.shown(self.primary.written)
         if self.found is not None:
             chosen = self.found.chosen
             kind = "synchronous, " if self.found.is_sync else ""
             yield "chosen", f"{_shown(chosen)}, {kind}timeline {chosen.timeline}"
-            yield "received", history.shown(chosen.received)
-            yield "replayed", history.shown(chosen.replayed)
+            yield "received", freshness.shown(chosen.received)
+            yield "replayed", freshness.shown(chosen.replayed)
             yield "behind", f"{max(0, (self.primary.written if self.primary else 0) - chosen.has)} bytes"
             for each in self.found.others:
                 slot = f" with slot {each.slot}" if each.slot else ""
