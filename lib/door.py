@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import gevent
 
-from lib import checks, net, tls
+from lib import checks, ends, net, tls
 from lib.errors import LoginTimeout, NotAuthorized, ProtocolViolation, UnsupportedProtocol
 from lib.wire import messages, proxy
 from lib.wire.framing import MAX_STARTUP_BYTES
@@ -43,7 +43,7 @@ class Caller:
 
     def __init__(self, stream: net.Stream) -> None:
         self.stream = stream
-        self.host, self.port, self.uid = net.peer_address(stream)
+        self.host, self.port, self.uid = ends.peer_address(stream)
         self.asked: messages.Startup | None = None
 
     def stands_for(self, origin: proxy.Origin) -> None:

@@ -1,8 +1,9 @@
 """Blocking-looking streams of bytes on gevent's loop.
 
-Green. With `connecting` and `listening` the only module that touches a socket. A `Stream` belongs to one green thread,
-which alone reads from it; anybody may write. Reading waits first and reads after, so that a system call is never spent
-on EAGAIN. Writing never blocks: what the kernel does not take waits for a write watcher, which runs beside the reading.
+Green. With `connecting`, `listening` and `ends` the only module that touches a socket. A `Stream` belongs to one green
+thread, which alone reads from it; anybody may write. Reading waits first and reads after, so that a system call is
+never spent on EAGAIN. Writing never blocks: what the kernel does not take waits for a write watcher, which runs beside
+the reading.
 `write` does not put off either: the other side then works while we do, which is worth more than a send that is saved
 (measured: a fifth at 1 and 8 clients). `write_later` collects what is written in one turn of the loop, for those who
 write often in one turn while the other side has work already. There are no timers here; whoever needs a limit closes
@@ -31,7 +32,6 @@ RECV_BYTES = 16_384
 MORE_RECV_BYTES = 65_536
 READ, WRITE = 1, 2  # of gevent's loop
 _switch = greenlet.switch  # without gevent's wrapper around the hub's, which asks for hooks that nobody has
-_TCP_INFO = struct.Struct("=44xI4xI")  # tcpi_last_data_sent and tcpi_last_data_recv of Linux's struct tcp_info
 # What a peer that vanished without a word looks like after about 90 s instead of two hours.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
@@ -369,42 +369,3 @@ def show_address(address: Address) -> str:
     """The address as one writes it in psql, a log line or a URI."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def peer_address(stream: Stream) -> tuple[str | None, int | None, int | None]:
-    """(host, port, None) of a TCP peer; (None, None, uid) of one on a Unix socket."""
-    sock = stream.sock
-    if sock.family == socket.AF_UNIX:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return None, None, struct.unpack("3i", credentials)[1]
-    try:
-        host, port = sock.getpeername()[:2]
-    except OSError:  # gone already
-        return "", 0, None
-    return host, port, None
-
-
-def own_address(stream: Stream) -> tuple[str, int] | tuple[None, None]:
-    """(host, port) of our end of a TCP connection; None for both of one that is on a Unix socket, or closed."""
-    if stream.sock.family == socket.AF_UNIX:
-        return None, None
-    try:
-        host, port = stream.sock.getsockname()[:2]
-    except OSError:
-        return None, None
-    return host, port
-
-
-def quiet_s(stream: Stream) -> tuple[float, float] | tuple[None, None]:
-    """Seconds since something was sent to the peer of a TCP connection, and since something came from it, as the kernel
-    keeps them; None for both where it does not tell."""
-    if stream.sock.family == socket.AF_UNIX:
-        return None, None
-    try:
-        found = stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    except OSError:  # closed
-        return None, None
-    if len(found) < _TCP_INFO.size:
-        return None, None
-    sent_ms, received_ms = _TCP_INFO.unpack(found)
-    return sent_ms / 1000, received_ms / 1000

@@ -29,7 +29,7 @@ LAYERS = {
         console console.access console.averages console.commands console.courtesy console.encoding console.extended
         console.filtering console.manual console.parsing console.routes console.shown
     """,
-    "net": "net connecting listening tls tlsfiles turns",
+    "net": "net connecting ends listening tls tlsfiles turns",
     "backend": """
         admin directory backend.groups backend.unit backend.dialogue backend.relay backend.parsed backend.riders
         backend.upkeep backend.settling backend.halting backend.worker backend.crew backend.staff
@@ -59,7 +59,7 @@ IMPURE_CALLS = {"open", "print", "input", "now", "today", "utcnow"}
 # Modules that are alone in something; whoever else needs it goes through them.
 ALONE = {
     "psycopg2": {"admin"},
-    "socket": {"net", "connecting", "listening", "manager"},
+    "socket": {"net", "connecting", "ends", "listening", "manager"},
     "ssl": {"tls", "tlsfiles"},
     "configobj": {"conffile", "ha.statefile"},
 }

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lib import __version__, modes, net
+from lib import __version__, ends, modes, net
 from lib.backend.lease import Lease
 from lib.backend.lease import State as LeaseState
 from lib.backend.worker import State, Worker
@@ -65,7 +65,7 @@ def _fe_row(presence: Presence) -> Row:
     pool = worker.roster.pool if worker is not None else None
     startup = presence.startup
     pairs = (("database", startup.database), ("user", startup.user), *startup.parameters)
-    idle_s = net.quiet_s(stream)[1] if state not in _STATES.values() else None
+    idle_s = ends.quiet_s(stream)[1] if state not in _STATES.values() else None
     return (
         frontend.key[0], presence.host, presence.port, startup.database, startup.user, shown(pairs), state, wait,
         round(now - presence.since, 3), idle_s, kind, pool.role if pool is not None else None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from lib import config, modes, net
+from lib import config, ends, modes
 from lib.backend.lease import State as LeaseState
 from lib.backend.leases import Leases
 from lib.backend.roster import Roster
@@ -182,10 +182,10 @@ def _clients(house: House, caller: Caller, request: Request) -> Iterator[Row]:
         state, wait, _, _, worker = activity(frontend)
         startup = presence.startup
         wait = wait or 0.0
-        _, quiet_s = net.quiet_s(frontend.stream)
+        _, quiet_s = ends.quiet_s(frontend.stream)
         yield (
             "C", startup.user, startup.database, "waiting" if state == "waiting" else "active", presence.host,
-            presence.port, *net.own_address(frontend.stream), presence.since,
+            presence.port, *ends.own_address(frontend.stream), presence.since,
             time.time() - quiet_s if quiet_s is not None else None, int(wait), int(wait % 1 * 1_000_000), 0,
             str(frontend.key[0]), _link(worker), 0, "TLS" if frontend.stream.is_encrypted else "",
             dict(startup.parameters).get("application_name", ""),
@@ -203,12 +203,12 @@ def _servers(house: House, caller: Caller, request: Request) -> Iterator[Row]:
             login = worker.roster.login if isinstance(worker, Worker) else worker.login
             settings = worker.group.settings if isinstance(worker, Worker) else login.packet
             since = time.time() - (time.monotonic() - worker.started_at)
-            quiet_s, _ = net.quiet_s(worker.stream)
+            quiet_s, _ = ends.quiet_s(worker.stream)
             is_idle = worker.state in (State.IDLE, LeaseState.IDLE)
             holder: Any = worker.holder
             yield (
                 "S", login.user, login.database, "idle" if is_idle else "active", pool.address[0], pool.address[1],
-                *net.own_address(worker.stream), since, time.time() - quiet_s if quiet_s is not None else None, 0, 0,
+                *ends.own_address(worker.stream), since, time.time() - quiet_s if quiet_s is not None else None, 0, 0,
                 int(worker.retiring), f"{pool.number}/{worker.number}",
                 str(holder.key[0]) if holder is not None else "", worker.key[0],
                 "TLS" if worker.stream.is_encrypted else "", dict(settings).get("application_name", ""),

@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 from gevent.server import StreamServer
 
-from lib import connecting, net
+from lib import connecting, ends, net
 from lib.admin import Admin
 from lib.auth.credential import Secrets
 from lib.auth.hba import Peer
@@ -71,7 +71,7 @@ class MiniPool:
             if isinstance(request, messages.Startup):
                 break
             stream.write(b"N")
-        host, _, uid = net.peer_address(stream)
+        host, _, uid = ends.peer_address(stream)
         try:
             admission = admit(
                 stream, request, self.peer or Peer.at(host, uid), self.directory, lambda: self.wants_worker,

@@ -14,7 +14,7 @@ import pytest
 from gevent import socket as green
 from gevent.event import Event
 
-from lib import connecting, listening, net
+from lib import connecting, ends, listening, net
 from lib.errors import ProtocolViolation, ServerUnreachable
 from tests.wire_samples import query
 from tests.workplace import free_port
@@ -405,9 +405,9 @@ def test_a_unix_socket_that_is_in_use_is_left_alone(echo_at, tmp_path):
 
 
 def test_a_peer_says_where_it_comes_from(pair, tcp):
-    assert net.peer_address(pair[0]) == (None, None, os.getuid())
+    assert ends.peer_address(pair[0]) == (None, None, os.getuid())
     stream, peer = tcp
-    assert net.peer_address(stream) == (*peer.getsockname(), None)
+    assert ends.peer_address(stream) == (*peer.getsockname(), None)
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 1), ("/nowhere", 5432), ("no.such.host.invalid", 5432)])
@@ -479,16 +479,16 @@ def test_its_repr_says_whether_it_is_open_and_what_it_still_has_to_send(pair):
 
 def test_a_tcp_connection_tells_its_own_address_and_since_when_it_is_quiet(tcp):
     stream, peer = tcp
-    assert net.own_address(stream) == peer.getpeername()
-    wait_until(lambda: min(net.quiet_s(stream)) > 0.05)
+    assert ends.own_address(stream) == peer.getpeername()
+    wait_until(lambda: min(ends.quiet_s(stream)) > 0.05)
     peer.sendall(b"x")
     stream.recv()
-    sent_s, received_s = net.quiet_s(stream)
+    sent_s, received_s = ends.quiet_s(stream)
     assert received_s < sent_s
     stream.close()
-    assert net.own_address(stream) == net.quiet_s(stream) == (None, None)
+    assert ends.own_address(stream) == ends.quiet_s(stream) == (None, None)
 
 
 def test_a_unix_socket_tells_none_of_that(pair):
     stream, _ = pair
-    assert net.own_address(stream) == net.quiet_s(stream) == (None, None)
+    assert ends.own_address(stream) == ends.quiet_s(stream) == (None, None)
