@@ -42,6 +42,7 @@ class Stream:
     pending      bytes written that the kernel has not taken yet
     received     bytes that were read
     sent         bytes that were written at once, those that are pending included
+    wakes_at     how many bytes have to arrive before anybody is woken for them
     is_closed    closed here, or broken: what is written goes nowhere
     is_corked    what is written is kept here
 
@@ -75,6 +76,7 @@ class Stream:
         "received",
         "sent",
         "sock",
+        "wakes_at",
     )
 
     def __init__(self, sock: socket.socket) -> None:
@@ -102,6 +104,7 @@ class Stream:
         self._drained: Event | None = None
         self._low_water = 0
         self.pending = self.received = self.sent = 0
+        self.wakes_at = 1
         self.is_closed = False
 
     def __repr__(self) -> str:
@@ -191,11 +194,26 @@ class Stream:
             raise ProtocolViolation("invalid message length")
         return head + self.recv_exactly(length - 4) if length > 4 else head
 
+    def wake_at(self, size: int) -> None:
+        """Wake nobody before so many bytes have arrived, or the end. (Where the kernel has no such thing, as for Unix
+        sockets, all goes on as before.)"""
+        self.wakes_at = size
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        except OSError:  # closed, or reset: all wake at once then
+            pass
+
     def is_readable(self) -> bool:
-        """Whether bytes, or the end, have arrived that nobody has read yet."""
+        """Whether bytes, or the end, have arrived that nobody has read yet, be they enough to wake anybody or not."""
         if self._rest or self.is_closed:
             return True
-        return self._polls(select.POLLIN)
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def has_ended(self) -> bool:
         """Whether the peer has closed its side; what it has sent before need not be read for that."""

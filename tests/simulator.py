@@ -131,6 +131,7 @@ class Backend:
         self.machine = process.machine
         self.is_closed = False
         self.pending = 0
+        self.wakes_at = 1
         self.reader: greenlet | None = None
         self._task = Task()
         self._locks = locks
@@ -150,6 +151,9 @@ class Backend:
 
     def is_readable(self) -> bool:
         return bool(self._answers)
+
+    def wake_at(self, size: int) -> None:
+        """Simulated answers have no size: whoever waits for them is woken for each."""
 
     def write(self, data: bytes) -> None:
         self.process.owed_s += SEND_S

@@ -5,6 +5,10 @@ leave nothing behind, and of which nothing was passed on. So whenever the head k
 is to be canceled, its frontend does not read), they are moved: given to other workers at once, while their places here
 become stale, which means that their answers are dropped. The head itself is left alone.
 
+Where many ride, half of their answers are let come before anybody looks at them. Else, on a machine with more to do,
+this process is woken for each one: it passes that on, sends its frontend's next statement, and is just in time for the
+next answer. Then every statement has its own system calls and switches between processes, and riding saves nothing.
+
 `Worker` is the only one that has Riders; which worker a unit rides on is decided in `dispatch`.
 """
 
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING
 from lib.backend.dispatch import CLOSED_AFTER_S, MOVED_AFTER_S
 from lib.backend.parsed import Parsed
 from lib.backend.unit import Exchange, Stale, Unit
+from lib.route.known import LEAST_BYTES
 from lib.wire.framing import end_of_read
 
 if TYPE_CHECKING:
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
 SOME = 7  # of so many, and one more, one is looked at
 NOTED = 255  # of so many, and one more, the times are counted together
 _LARGE_BYTES = 65_536  # an answer of more than this counts as slow
+_MANY = 16  # in flight, of whose answers half are let come
+_STEPS = frozenset((_MANY, 24, 32, 48, 64, 96, 128))  # how many in flight make it more
+_GATHERED_FOR_S = 0.005  # when no answer has come for so long, one of them is slow, and those before it may be there
 
 
 class Riders(Parsed):
@@ -47,7 +55,7 @@ class Riders(Parsed):
     """
 
     __slots__ = (
-        "_is_batch", "_is_exact", "_large", "_struck", "_trial", "_trial_left", "_trial_rest", "_trial_since",
+        "_is_batch", "_is_exact", "_large", "_least", "_struck", "_trial", "_trial_left", "_trial_rest", "_trial_since",
         "head_since", "is_awaited", "last_s", "note_run", "note_shared", "open_to", "processed", "ran_shared",
         "rider_limit", "tally",
     )  # fmt: skip
@@ -71,6 +79,7 @@ class Riders(Parsed):
         self._is_batch = False  # others could ride behind the first of what is in flight
         self._struck: object = None  # the head that was last seen to take long
         self._large = 0  # bytes of the head's answer that have been passed on
+        self._least = LEAST_BYTES  # that each answer has
 
     @abstractmethod
     def cancel(self, unit: Unit, behind: Behind | None = None) -> None:
@@ -90,19 +99,38 @@ class Riders(Parsed):
         self._struck = None
         known = unit.known
         self._is_batch = known is not None and known.cost_s <= self.rider_limit
-        if self._is_batch and not self.retiring:
+        if known is not None and self._is_batch and not self.retiring:
+            self._least = known.least
             self.open_to = unit.group
             self.roster.batch_begins(self)
 
     def ride(self, unit: Unit) -> None:
         """Send `unit` behind those that are in flight; what rides in one turn of the loop leaves in one send."""
         unit.worker = self
-        self.in_flight.append(unit)
-        if len(self.in_flight) == 2:
+        in_flight = self.in_flight
+        in_flight.append(unit)
+        known = unit.known
+        if known is not None and known.least < self._least:
+            self._least = known.least
+        depth = len(in_flight)
+        if depth == 2:
             cluster = self.roster.cluster
             cluster.watch()
             cluster.turns.start()
+        elif depth in _STEPS:
+            self._gather()
         self.stream.write_later(self.led(unit) if unit.uses else unit.data)
+
+    def _gather(self) -> None:
+        """Let half of the answers come before this process is woken for them: of all but the head's, of which some may
+        have been read."""
+        depth = len(self.in_flight)
+        self.stream.wake_at((depth - 1) * self._least // 2 if depth >= _MANY and self._is_batch else 1)
+
+    def gather_less(self) -> None:
+        """Some were answered: wait for no more than is still to come."""
+        if (len(self.in_flight) - 1) * self._least < self.stream.wakes_at:
+            self._gather()
 
     def close_batch(self) -> None:
         """Nothing more rides here until all that is in flight was answered."""
@@ -203,6 +231,8 @@ class Riders(Parsed):
         if position < stop:
             self._feed(data[position:] if position else data)
         answered = self.processed - processed
+        if stop < answered * head.known.least:
+            head.known.least = stop // answered  # they are shorter than thought, or only their ends
         if answered and (depth == 1 or not self.processed & SOME):
             self._count(head.known, (at - since) * depth / answered, answered if depth == 1 else answered * (SOME + 1))
             if answered == depth == 1 and head.known.calls & SOME == 1:
@@ -251,9 +281,11 @@ class Riders(Parsed):
 
     def look(self, now: float) -> None:
         """Keep the limits of a head that others ride behind."""
+        late_s = now - self.head_since
+        if late_s >= _GATHERED_FOR_S and self.stream.wakes_at > 1:
+            self.stream.wake_at(1)
         if len(self.in_flight) < 2 or not self.is_late(now):
             return
-        late_s = now - self.head_since
         self.close_batch()
         head = self.in_flight[0]
         known = head.known

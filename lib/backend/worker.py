@@ -207,6 +207,8 @@ class Worker(Halting):
                 return None
         if self.holder is None:
             self.feed_reads(data)
+            if self.stream.wakes_at > 1:
+                self.gather_less()
             if self.parameters_changed and (self.state is State.IDLE or self.open_to is not None):
                 self.roster.group_seen(self)  # a server reload: the whole group is told
         elif usual is not None or not self._feed_usual(data):

@@ -28,6 +28,7 @@ _MAX_STRIKES, _FORGIVEN_AFTER = 3, 500  # strikes, and runs after which one is f
 _DOUBT_S = 1.0  # how long the first time is remembered that it may not have been the statement's fault
 
 _ALL_OF, _SOME = 100, 8  # runs that are all sampled, and of how many one is then
+LEAST_BYTES = 60  # that an error has
 _READY_BYTES = 7  # ReadyForQuery, and the end of the CommandComplete before it
 
 
@@ -43,12 +44,13 @@ class Known:
     runs      how long some of them took, about, from being sent to being answered; None before the first
     wait_s    how long all of them have waited for a worker
     rows      of some of them, in the mean; None before the first
+    least     bytes that an answer has: those of the shortest that was seen, or LEAST_BYTES
     """
 
     __slots__ = (
         "_ban_s", "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_rows", "_rows_of", "_runs", "_strikes",
-        "_struck_at", "_time_s", "_tried_from", "_until", "calls", "cost_s", "is_plain", "marks", "next_sample",
-        "rides", "runs", "verdict", "wait_s",
+        "_struck_at", "_time_s", "_tried_from", "_until", "calls", "cost_s", "is_plain", "least", "marks",
+        "next_sample", "rides", "runs", "verdict", "wait_s",
     )  # fmt: skip
 
     def __init__(self, verdict: Verdict, names_setting: bool = True, names_set: bool = True) -> None:
@@ -65,6 +67,7 @@ class Known:
         self.calls = self.next_sample = 0
         self.runs: Histogram | None = None
         self.wait_s = 0.0
+        self.least = LEAST_BYTES
         self._rows = self._rows_of = 0
         self._low_s = inf
         self._time_s = 0.0  # of the runs that are not averaged yet
@@ -94,6 +97,8 @@ class Known:
 
     def saw(self, answer: bytes) -> None:
         """What one of them was answered with, whole: its CommandComplete says how many rows there were."""
+        if len(answer) < self.least:
+            self.least = len(answer) or self.least
         rows = answer[answer.rfind(b" ", 0, -_READY_BYTES) + 1 : -_READY_BYTES]
         if rows.isdigit():
             self._rows += int(rows)

@@ -236,6 +236,33 @@ def test_a_reset_is_an_end_too(tcp):
     assert stream.is_closed
 
 
+def test_bytes_are_let_come_until_there_are_enough(tcp):
+    stream, peer = tcp
+    stream.wake_at(10)
+    reader = gevent.spawn(stream.recv)
+    peer.sendall(b"12345")
+    wait_until(stream.is_readable)
+    assert not reader.ready()
+    peer.sendall(b"67890")
+    assert reader.get(timeout=30) == b"1234567890"
+    assert not stream.is_readable()
+
+
+def test_bytes_that_were_let_come_are_read_when_fewer_are_enough_or_the_end_has_come(tcp):
+    stream, peer = tcp
+    stream.wake_at(10)
+    reader = gevent.spawn(stream.recv)
+    peer.sendall(b"12345")
+    wait_until(stream.is_readable)
+    stream.wake_at(1)
+    assert reader.get(timeout=30) == b"12345"
+    stream.wake_at(10)
+    peer.sendall(b"678")
+    peer.close()
+    assert (stream.recv(), stream.recv()) == (b"678", b"")
+    assert stream.is_readable()
+
+
 def test_closing_wakes_the_reader(pair):
     stream, _ = pair
     reader = gevent.spawn(stream.recv)

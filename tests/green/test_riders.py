@@ -14,8 +14,9 @@ from lib import net
 from lib.backend.unit import Stale
 from lib.backend.worker import Worker
 from lib.errors import ServerUnreachable
-from lib.route.known import Known
+from lib.route.known import LEAST_BYTES, Known
 from lib.turns import Turns
+from lib.wire.messages import READY
 from tests.green.fake_server import FakeBackend, echo
 from tests.green.small_pool import Client, SmallPool, wait_until
 from tests.wire_samples import complaint, query
@@ -25,6 +26,7 @@ HEAD = "select 'the head'"
 WRITE = "insert into t values (1)"
 SLOW = "select slow"
 DIVISION = complaint("ERROR", "22012", "division by zero")
+EMPTY_QUERY = b"I\0\0\0\4"
 QUICK_S = 0.0001
 Start = Callable[..., SmallPool]
 
@@ -313,3 +315,52 @@ def test_reads_behind_one_that_has_failed_run_elsewhere_when_the_backend_dies_be
     assert (answer.errors, answer.status) == (["ERROR 22012"], "I")
     assert [client.until_ready().rows for client in others] == [[f"select r{number}"] for number in range(3)]
     assert head.hears_nothing()
+
+
+# --- many at a time --------------------------------------------------------------------------------------------------
+
+
+def test_of_many_answers_half_are_let_come(few):
+    pool = few(1)
+    worker, head, others = convoy(pool, 31)
+    assert worker.stream.wakes_at == 31 * LEAST_BYTES // 2
+    go_on(pool)
+    assert [client.until_ready().rows for client in others] == [[f"select r{number}"] for number in range(31)]
+    assert head.until_ready().rows == [HEAD]
+    assert worker.stream.wakes_at == 1
+
+
+def test_answers_before_one_that_is_slow_are_passed_on_while_it_runs(few):
+    """They are fewer bytes than are let come."""
+    pool = few(2)
+    pool.server.stall("select r2")
+    worker, head, others = convoy(pool, 31)
+    backend = next(each for each in pool.server.backends if each.pid == worker.key[0])
+    go_on(pool)
+    assert head.until_ready().rows == [HEAD]
+    assert [client.until_ready().rows for client in others[:2]] == [["select r0"], ["select r1"]]
+    wait_until(lambda: backend.is_waiting, "the slow one")
+    assert [client.until_ready().rows for client in others[3:]] == [[f"select r{number}"] for number in range(3, 31)]
+    assert others[2].hears_nothing()
+    backend.go_on()
+    assert others[2].until_ready().rows == ["select r2"]
+
+
+def test_no_more_bytes_are_let_come_than_short_answers_have(few):
+    pool = few(1)
+    short = EMPTY_QUERY + READY[b"I"]
+    pool.server.answers["select r7"] = lambda backend: backend.say(short)
+    assert pool.connect().query("select r7").status == "I"
+    worker, _, others = convoy(pool, 31)
+    assert 1 < worker.stream.wakes_at < 31 * len(short)
+    go_on(pool)
+    assert all(client.until_ready().status == "I" for client in others)
+
+
+def test_the_end_of_a_backend_is_seen_though_more_bytes_were_to_come(few):
+    pool = few(1)
+    worker, head, others = convoy(pool, 31)
+    del pool.server.answers[HEAD]
+    next(each for each in pool.server.backends if each.pid == worker.key[0]).hang_up()
+    assert head.until_ready().rows == [HEAD]
+    assert [client.until_ready().rows for client in others] == [[f"select r{number}"] for number in range(31)]
