@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lib.route.known import Known
+from lib.route.known import LEAST_BYTES, Known
 from lib.route.verdict import Kind, Verdict
 
 LIMIT_S = 0.001
@@ -171,6 +171,16 @@ def looks_slow() -> Known:
     runs(known, SLOW_S, 4)
     assert known.may_be_tried(0.0)
     return known
+
+
+def test_the_least_that_an_answer_has_is_that_of_the_shortest_and_no_more_than_an_error_has():
+    known = Known(READ)
+    known.saw(b"D" * 500)
+    assert known.least == LEAST_BYTES
+    known.saw(b"D" * 20 + b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\5I")
+    known.saw(b"")  # of which nothing is known
+    known.saw(b"D" * 50)
+    assert (known.least, known.rows) == (40, 1)
 
 
 def test_a_shape_that_looks_slow_is_tried_once_at_a_time():
