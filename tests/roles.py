@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.workplace import wait_until
+
 if TYPE_CHECKING:
     from tests.servers import Server
 
@@ -74,3 +76,11 @@ def create(server: Server) -> None:
         connection.close()
     for name in (DATABASE, OTHER_DATABASE):
         server.query("grant all on schema public to public", dbname=name)
+
+
+def end_backends(server: Server, role: Role, but_pid: int = 0) -> None:
+    """Terminate all backends of the role but one, and wait until they are gone."""
+    where = "from pg_stat_activity where usename = %s and pid <> %s"
+    ended = server.query(f"select pid, pg_terminate_backend(pid) {where}", [role.name, but_pid])
+    left = "select 1 from pg_stat_activity where pid = any (%s)"
+    wait_until(lambda: not server.query(left, [[pid for pid, _ in ended]]), what="the backends to end")

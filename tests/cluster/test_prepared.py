@@ -15,7 +15,6 @@ from tests.cluster.prepared import BY_NAME, TYPES, UNNAMED
 from tests.cluster.prepared_between import CATALOG, SETTINGS, SQL, TRANSACTIONS
 from tests.cluster.twice import ORDER, TIMEOUT_S, WORKERS, Dialogue, Home, a, run
 from tests.cluster.wire import SYNC, Message, Wire, bind, close, describe, execute, once, parse, query
-from tests.workplace import wait_until
 
 ALL = {
     "by_name": BY_NAME, "unnamed": UNNAMED, "types": TYPES, "settings": SETTINGS, "catalog": CATALOG,
@@ -94,7 +93,7 @@ def test_statements_that_were_parsed_with_this_and_that_run_in_one_unit(home: Ho
         session.ask(query("commit"))
         session.ask(query("set datestyle to german"))
         for _ in range(3):
-            terminate(home)
+            roles.end_backends(home.server, roles.TRUST)
             assert rows(session.ask(both)) == [["inner"], ["near"]]
 
 
@@ -123,7 +122,7 @@ def test_what_a_portal_was_described_as_last_is_what_its_frontend_knows(home: Ho
             session.ask(parse("table changing", "s"), SYNC)
             assert rows(session.ask(run())) == [["1"]]
         home.server.query("alter table changing add column more int default 7", dbname=roles.DATABASE)
-        terminate(home)
+        roles.end_backends(home.server, roles.TRUST)
         for again in (run(), STRICT, STRICT, run(), STRICT):
             assert rows(knows.ask(again)) == [["1", "7"]]
         assert codes(knows_not.ask(STRICT)) == ["0A000"]
@@ -137,7 +136,7 @@ def test_a_portal_that_is_bound_again_in_the_same_unit_was_run_undescribed(home:
         session.ask(parse("table changing", "s"), parse("select 'other'", "t"), SYNC)
         assert rows(session.ask(run())) == [["1"]]
         home.server.query("alter table changing add column more int default 7", dbname=roles.DATABASE)
-        terminate(home)
+        roles.end_backends(home.server, roles.TRUST)
         found = session.ask(bind(name="s"), execute(), bind(name="t"), describe(), execute(), SYNC)
         assert codes(found) == ["0A000"]
 
@@ -161,18 +160,10 @@ def test_a_statement_outlives_the_backends_that_it_was_prepared_on(home: Home):
         session.ask(parse("select $1::int + 1", "s"), parse("select 'unnamed'"), SYNC)
         other.ask(parse("select 'not this'", "s"), SYNC)
         for turn in range(5):
-            terminate(home)
+            roles.end_backends(home.server, roles.TRUST)
             assert rows(session.ask(run(str(turn)))) == [[str(turn + 1)]]
             assert rows(session.ask(bind(), execute(), SYNC)) == [["unnamed"]]
             assert rows(other.ask(run())) == [["not this"]]
-
-
-def terminate(home: Home) -> None:
-    """All backends of the login, and wait until they are gone."""
-    where = "from pg_stat_activity where usename = %s"
-    pids = [pid for pid, _ in home.server.query(f"select pid, pg_terminate_backend(pid) {where}", [roles.TRUST.name])]
-    left = "select 1 from pg_stat_activity where pid = any (%s)"
-    wait_until(lambda: not home.server.query(left, [pids]), what="the backends to end")
 
 
 def rows(found: list[Message]) -> list[list[str | None]]:
