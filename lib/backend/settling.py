@@ -178,7 +178,8 @@ class Settling(Upkeep):
         doubtful, self.doubtful = self.doubtful, False
         self.unsettled = False
         is_mere_doubt = doubtful and not touched
-        touched = touched | _ANY if doubtful else touched
+        if doubtful:
+            touched |= _ANY
         if not settings.HIDDEN.isdisjoint(touched):
             self._keep()
         if self.session and (not asks_back or self._is_murky(frontend)):

@@ -97,8 +97,8 @@ class Known:
 
     def saw(self, answer: bytes) -> None:
         """What one of them was answered with, whole: its CommandComplete says how many rows there were."""
-        if len(answer) < self.least:
-            self.least = len(answer) or self.least
+        if 0 < len(answer) < self.least:
+            self.least = len(answer)
         rows = answer[answer.rfind(b" ", 0, -_READY_BYTES) + 1 : -_READY_BYTES]
         if rows.isdigit():
             self._rows += int(rows)
