@@ -63,10 +63,11 @@ class House:
             yield pooler
         assert "Traceback" not in pooler.log
 
-    def kill_first(self, pooler: Pooler) -> None:
-        """kill -9, until the pool has heard of it: what is sent before that is lost with the server, and unknown."""
+    def kill(self, pooler: Pooler, *servers: Server) -> None:
+        """kill -9, until the pool has heard of it: what is sent before that is lost with the primary, and unknown."""
         heard = pooler.log.count(HELD)
-        self.first.kill9()
+        for server in servers:
+            server.kill9()
         pooler.wait_said(HELD, heard + 1)
 
     def promoted(self) -> Server | None:

@@ -398,7 +398,7 @@ def test_a_promotion_that_hangs_is_given_up_for_another_standby_and_nothing_is_s
         startup = wait_until(lambda: recovering(psutil.Process(hanging.pid)), what="its startup process")
         startup.suspend()  # it answers as before, and never gets to being a primary
         try:
-            house.kill_first(pooler)
+            house.kill(pooler, house.first)
             assert client.query(f"insert into {TABLE} values ('late')").errors == []
             assert not other.is_standby
             pooler.wait_said("was told to be the primary and is a standby after 1 s")
@@ -417,7 +417,7 @@ def test_a_standby_that_refuses_to_be_promoted_is_not_waited_for_when_another_on
         house.cluster.wait_caught_up()
         refusing.data.chmod(0o500)  # so that it cannot make the file by which it is told
         try:
-            house.kill_first(pooler)
+            house.kill(pooler, house.first)
             assert client.query(f"insert into {TABLE} values ('late')").errors == []
             assert house.promoted() is other
             pooler.wait_said("refuses to be the primary")
@@ -437,7 +437,7 @@ def test_a_standby_that_lags_is_not_chosen():
         psutil.Process(house.first.query(sender, [lagging.name])[0][0]).suspend()
         client.query(f"insert into {TABLE} values ('late')")
         other.wait_replayed(house.first.query("select pg_current_wal_lsn()")[0][0])
-        house.kill_first(pooler)
+        house.kill(pooler, house.first)
         assert client.query(f"select count(*) from {TABLE}").rows == [("1",)]
         assert house.promoted() is other
         house.wait_following(lagging)
@@ -484,10 +484,7 @@ def test_all_servers_down_and_back_in_any_order_leave_one_primary(order):
         servers, where, names = house.cluster.servers, "select inet_server_port()", {"before"}
         client.query(f"insert into {TABLE} values ('before')")
         for number, name in enumerate(("after", "again"), 1):
-            heard = pooler.log.count(HELD)
-            for server in servers:
-                server.kill9()
-            pooler.wait_said(HELD, heard + 1)
+            house.kill(pooler, *servers)
             answer = in_thread(lambda name=name: client.query(f"insert into {TABLE} values ('{name}')"))
             pooler.wait_said("no standby can be asked", times=number)
             for each in order:

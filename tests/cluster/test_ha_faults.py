@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_does_not_keep_a_standby_from_being_promoted(tmp_pat
             while True:
                 file.write(b"x" * 512)
         assert os.statvfs(tmp_path).f_bavail == 0
-        house.kill_first(pooler)
+        house.kill(pooler, house.first)
         assert client.query(f"insert into {TABLE} values ('late')").commands == ["INSERT 0 1"]
         assert f"primary = 127.0.0.1:{house.standbys[0].port}" in state_file(pooler).read_text()
         pooler.stop()

@@ -55,7 +55,7 @@ def test_on_12_the_old_primary_comes_back_from_a_switchover():
 def test_before_12_a_standby_is_promoted_by_the_file_that_a_large_object_makes(version):
     with open_house(version, standbys=1) as house, house.pool(lo_oid=4711) as pooler, frontend(pooler) as client:
         wait_for_object(house, 4711)
-        house.kill_first(pooler)
+        house.kill(pooler, house.first)
         assert client.query(f"insert into {TABLE} values ('late')").commands == ["INSERT 0 1"]
         assert kept(house.wait_promoted()) == {"late"}
 

@@ -257,11 +257,15 @@ def in_transaction(pool: SmallPool) -> Client:
     return client
 
 
+def backend_behind(pool: SmallPool, worker: Worker) -> FakeBackend:
+    """The server's side of a worker."""
+    server = next(each for each in pool.servers if each.address == worker.roster.address)
+    return next(each for each in server.backends if each.pid == worker.key[0])
+
+
 def lose(client: Client) -> None:
     """The frontend's worker loses its backend while nothing is in flight."""
     worker = client.frontend.worker
     assert worker is not None
-    pid = worker.key[0]
-    server = next(server for server in client.pool.servers if any(each.pid == pid for each in server.backends))
-    next(each for each in server.backends if each.pid == pid).hang_up()
+    backend_behind(client.pool, worker).hang_up()
     wait_until(lambda: client.frontend.worker is None, "the loss")

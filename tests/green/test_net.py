@@ -236,13 +236,19 @@ def test_a_reset_is_an_end_too(tcp):
     assert stream.is_closed
 
 
-def test_bytes_are_let_come_until_there_are_enough(tcp):
-    stream, peer = tcp
+def five_of_ten(stream: net.Stream, peer: socket.socket) -> gevent.Greenlet:
+    """A reader that is to be woken by ten bytes, of which five are there."""
     stream.wake_at(10)
     reader = gevent.spawn(stream.recv)
     peer.sendall(b"12345")
     wait_until(stream.is_readable)
     assert not reader.ready()
+    return reader
+
+
+def test_bytes_are_let_come_until_there_are_enough(tcp):
+    stream, peer = tcp
+    reader = five_of_ten(stream, peer)
     peer.sendall(b"67890")
     assert reader.get(timeout=30) == b"1234567890"
     assert not stream.is_readable()
@@ -250,10 +256,7 @@ def test_bytes_are_let_come_until_there_are_enough(tcp):
 
 def test_bytes_that_were_let_come_are_read_when_fewer_are_enough_or_the_end_has_come(tcp):
     stream, peer = tcp
-    stream.wake_at(10)
-    reader = gevent.spawn(stream.recv)
-    peer.sendall(b"12345")
-    wait_until(stream.is_readable)
+    reader = five_of_ten(stream, peer)
     stream.wake_at(1)
     assert reader.get(timeout=30) == b"12345"
     stream.wake_at(10)

@@ -18,7 +18,7 @@ from lib.route.known import LEAST_BYTES, Known
 from lib.turns import Turns
 from lib.wire.messages import READY
 from tests.green.fake_server import FakeBackend, echo
-from tests.green.small_pool import Client, SmallPool, wait_until
+from tests.green.small_pool import Client, SmallPool, backend_behind, wait_until
 from tests.wire_samples import complaint, query
 from tests.workplace import PATIENCE_S
 
@@ -308,7 +308,7 @@ def test_reads_behind_one_that_has_failed_run_elsewhere_when_the_backend_dies_be
     """The head was told of a loss that made its outcome unknown, behind the error that it had been told."""
     pool = few(1)
     worker, head, others = convoy(pool, 3)
-    backend = next(each for each in pool.server.backends if each.pid == worker.key[0])
+    backend = backend_behind(pool, worker)
     backend.say(DIVISION)
     backend.hang_up()
     answer = head.until_ready()
@@ -335,7 +335,7 @@ def test_answers_before_one_that_is_slow_are_passed_on_while_it_runs(few):
     pool = few(2)
     pool.server.stall("select r2")
     worker, head, others = convoy(pool, 31)
-    backend = next(each for each in pool.server.backends if each.pid == worker.key[0])
+    backend = backend_behind(pool, worker)
     go_on(pool)
     assert head.until_ready().rows == [HEAD]
     assert [client.until_ready().rows for client in others[:2]] == [["select r0"], ["select r1"]]
@@ -361,6 +361,6 @@ def test_the_end_of_a_backend_is_seen_though_more_bytes_were_to_come(few):
     pool = few(1)
     worker, head, others = convoy(pool, 31)
     del pool.server.answers[HEAD]
-    next(each for each in pool.server.backends if each.pid == worker.key[0]).hang_up()
+    backend_behind(pool, worker).hang_up()
     assert head.until_ready().rows == [HEAD]
     assert [client.until_ready().rows for client in others] == [[f"select r{number}"] for number in range(31)]
