@@ -223,8 +223,8 @@ class Switchover:
                 self._leave_to_what_they_are()
             if self._cluster.primary.address != chosen.address:
                 self._silence.end()
-                is_over = guardian.file.state.target is None
-                awaited = "" if is_over else f" ({chosen.name} is awaited, or {old.name}: see the log)"
+                is_open = guardian.machine.no_way_back
+                awaited = f" ({chosen.name} is awaited, or {old.name}: see the log)" if is_open else ""
                 raise Refused(f"the switchover is given up: {error}{awaited}") from None
         else:
             guardian.switched(guardian.pool_of(chosen), found)
@@ -345,7 +345,8 @@ class Switchover:
         guardian.machine.no_way_back = True
         guardian.happened(Event.REFUSED)
         began = time.monotonic()
-        while guardian.file.state.target is not None and time.monotonic() - began < _DOWN_S:
+        # The state file is no sign of it: what is decided is written there first.
+        while guardian.machine.no_way_back and time.monotonic() - began < _DOWN_S:
             gevent.sleep(_LOOK_S)
 
     def _wait_for_return(self, old: Answer) -> str:

@@ -4,13 +4,27 @@ undone by what the servers are, and never half."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import fcntl
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.cluster.house import LONG_S, TABLE, House, frontend, in_thread, kept, loaded, open_house, set_target
+from tests.cluster.house import (
+    LONG_S,
+    TABLE,
+    House,
+    frontend,
+    in_thread,
+    kept,
+    loaded,
+    open_house,
+    set_target,
+    state_file,
+)
 from tests.cluster.test_ha import recovering
 from tests.cluster.test_ha_faults import check_one_primary, is_new_primary_written, is_target_written, wait_for
 from tests.cluster.test_ha_planned import console, restart_command
@@ -54,6 +68,16 @@ def outliving(command: str, where: Path) -> str:
     script = where / "restart"
     script.write_text(command)
     return f"(sh {script} </dev/null >/dev/null 2>&1 &)"
+
+
+@contextlib.contextmanager
+def unwritable_yet(path: str) -> Iterator[None]:
+    """Who opens this file waits, as for a disk that is busy: a lease, which the kernel would end after 45 s."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which it asks for it
+    with open(path, "r+b") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    signal.signal(signal.SIGIO, before)
 
 
 def adopted(house: House) -> None:
@@ -160,6 +184,23 @@ def test_a_restart_that_was_done_and_is_said_to_have_failed_is_a_switchover():
             load.go_on(timeout_s=LONG_S)
         assert load.unknown == set()
         load.check(kept(house.wait_promoted()))
+        pooler.wait_said("ha_restart_command ended with 7")
+
+
+def test_a_switchover_that_is_completed_is_not_said_to_be_given_up_while_that_is_written(gates):
+    """What was decided had not been written to a busy disk yet, and was taken for the end: the standby that had been
+    promoted was not the primary then, and the other pools were let go on with the old one."""
+    with open_house(standbys=1) as house:
+        command = f"{restart_command(house, gates.script('down'))}\nexit 7"
+        with house.pool(ha_restart_command=command) as pooler, console(pooler) as admin:
+            answer = in_thread(lambda: admin.query("pool switchover"))
+            gates.wait("down")
+            with unwritable_yet(f"{state_file(pooler)}.new"):
+                gates.open("down")
+                house.wait_promoted()
+                time.sleep(0.3)
+            assert not answer().errors, answer().error
+            house.first.adopt(LONG_S)
         pooler.wait_said("ha_restart_command ended with 7")
 
 
