@@ -32,7 +32,7 @@ LAYERS = {
     "net": "net connecting ends listening tls tlsfiles turns",
     "backend": """
         admin directory backend.groups backend.unit backend.dialogue backend.relay backend.parsed backend.riders
-        backend.upkeep backend.settling backend.halting backend.worker backend.crew backend.staff
+        backend.upkeep backend.settling backend.halting backend.worker backend.crew backend.staff backend.sizing
         backend.roster backend.lease backend.leases backend.pool backend.catalogs backend.leaving backend.pause
         backend.replay backend.cluster ha.statefile ha.probe ha.survey ha.acts
     """,

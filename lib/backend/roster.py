@@ -16,9 +16,8 @@ import gevent
 
 from lib import modes
 from lib.backend import dialogue, dispatch
-from lib.backend.crowd import Crowd
 from lib.backend.riders import SOME, Riders
-from lib.backend.staff import Staff
+from lib.backend.sizing import Sizing
 from lib.backend.unit import Unit, Visit
 from lib.backend.upkeep import Upkeep
 from lib.backend.worker import Worker
@@ -32,15 +31,12 @@ log = logging.getLogger(__name__)
 
 _UNFIT_PATIENCE_S = 0.1  # how long the oldest is passed over by workers that may not serve it
 _COSMETIC = frozenset({"application_name"})
-_TELL_EVERY_S = 0.25
 
 
-class Roster(Staff):
+class Roster(Sizing):
     """Workers, idle ones, and waiting units of one login on one server.
 
-    batches        workers that take riders, the one that began first is first
-    last_batch_at  when quick reads were last under way
-    answered_at    when one of them was last answered, on any worker
+    answered_at   when a quick read was last answered, on any worker
     """
 
     def __init__(self, pool: Pool, login: Login) -> None:
@@ -49,12 +45,8 @@ class Roster(Staff):
         # Settings that no worker is tuned for, whoever has set them.
         self.cosmetic = _COSMETIC if not pool.settings.track_application_name else frozenset[str]()
         self.bare_group: Group = pool.cluster.group(login, ())
-        self.batches: list[Riders] = []
         self._easy_depth = 0  # up to which the first batch takes cheap reads, whatever else there is; 0: not known
-        self._crowd = Crowd()
-        self.last_batch_at = self.answered_at = -inf
-        self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
-        self._tell_at = 0.0  # when those who wait are looked at again
+        self.answered_at = -inf
 
     def __repr__(self) -> str:
         return (
@@ -68,7 +60,7 @@ class Roster(Staff):
         rides = settings.riders and mode.pool_mode == modes.STATEMENT
         self.client_buffer: int = settings.client_buffer
         self.rider_depth: int = settings.rider_depth
-        self.rider_limit: float = settings.rider_limit if rides else -1.0
+        self.rider_limit = settings.rider_limit if rides else -1.0
         self._cheap_s = dispatch.CHEAP * self.rider_limit
         self.max_workers = mode.max_workers
 
@@ -149,12 +141,6 @@ class Roster(Staff):
 
     def _may_have_alone(self, idle: int) -> bool:
         return dispatch.may_have_alone(idle, len(self.batches), self._kept())
-
-    def _kept(self) -> int:
-        if self.last_batch_at == -inf:
-            return 0
-        read_ago_s = time.monotonic() - self.last_batch_at
-        return dispatch.kept_for_reads(self.shared - self.starting, self._reads, read_ago_s)
 
     def _give_idle(self, unit: Unit | Visit) -> bool:
         """Give `unit` to an idle worker; False when there is none that may have it."""
@@ -415,62 +401,3 @@ class Roster(Staff):
             if self.cosmetic:
                 parameters = {name: value for name, value in parameters.items() if name not in self.cosmetic}
             worker.group.learn(parameters)
-
-    # --- limits ------------------------------------------------------------------------------------------------------
-
-    def sweep(self, now: float) -> None:
-        """Keep every limit that is a matter of time."""
-        settings = self.pool.settings
-        if settings.query_wait_timeout:
-            self._time_out(now - settings.query_wait_timeout)
-        if settings.query_wait_notify and self.waiting and now >= self._tell_at:
-            self._tell_at = now + _TELL_EVERY_S
-            self._tell_waiting(now - settings.query_wait_notify)
-        self._retire_oldest(now)
-        self.look(now)
-        reads = len(self.waiting.quick) + sum(len(batch.in_flight) for batch in self.batches)
-        self._reads = max(reads, 0.9 * self._reads)
-        if reads:
-            self.last_batch_at = now
-        if self.waiting and self.starting <= self.relayed:
-            # The worker in the place of an unfit one could not be started, and what waits behind may well find it fit;
-            # or the one that was kept for reads has not had any for a while.
-            self._offer()
-        if self._crowd.look(self._is_crowded(), now):
-            self._grow_if_due(now)
-            return
-        for idle in self.idle[:]:
-            shared, needed = self.shared, self.needed
-            if dispatch.is_surplus(shared, needed, self.max_workers) or dispatch.may_shrink(
-                shared, needed, now - idle.idle_since, settings.idle_timeout
-            ):
-                idle.retire()
-        self.ensure()
-
-    def look(self, now: float) -> None:
-        """Keep the limits of what is in flight."""
-        for worker in [worker for worker in self.workers if len(worker.in_flight) > 1]:
-            worker.look(now)
-
-    def _grow_if_due(self, now: float) -> None:
-        settings, crowded_for = self.pool.settings, self._crowd.seconds
-        # Nobody has to wait for a frontend that does not say who it is.
-        shared = self.shared - (self.relayed if crowded_for >= settings.grow_after else 0)
-        if now < self._paused_until or self._retry_is_due:
-            return
-        if dispatch.may_grow(shared, self.needed, self.max_workers, crowded_for, settings.grow_after):
-            self._crowd.eased()
-            self.grow()
-
-    def _is_crowded(self) -> bool:
-        """Whether one worker more would do some good at this moment."""
-        waiting = self.waiting
-        if waiting.alone or (waiting.quick and not self.idle):
-            return True
-        return not self.idle and not waiting.quick and self._could_spread()
-
-    def _could_spread(self) -> bool:
-        """Whether reads ride that would rather have a worker of their own: none that are cheap."""
-        heads = [batch.in_flight[0] for batch in self.batches if len(batch.in_flight) > 1]
-        known = heads[0].known if heads else None
-        return known is not None and dispatch.would_spread(self.batches, known.cost_s, self.rider_limit)
