@@ -147,6 +147,18 @@ def test_sql_is_no_command():
         request("select c.relname from pg_catalog.pg_class c where c.relname !~ '^pg_toast'")
 
 
+@pytest.mark.parametrize(
+    ("typed", "sql"),
+    [
+        ("explain route /*s*/ select 1", "/*s*/ select 1"),  # the hint is a comment
+        ("explain route in app /*s*/ select 1 -- so", "in app /*s*/ select 1"),
+        ("explain  route\n(select (1)::int4)", "(select (1)::int4)"),
+    ],
+)
+def test_sql_to_be_explained_is_taken_as_it_is(typed, sql):
+    assert list(request(typed).values.values()) == [sql]
+
+
 def test_superfluous_arguments_are_an_error():
     with pytest.raises(CommandInvalid, match="syntax error"):
         request("pool show 1 2")

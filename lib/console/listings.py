@@ -195,7 +195,7 @@ def _top(house: House, caller: Caller, request: Request) -> Iterator[Row]:
 
 # --- explain route ---------------------------------------------------------------------------------------------------
 
-_IN_DATABASE = re.compile(r'\s*in\s+(?:"((?:[^"]|"")+)"|([^\s"]+))\s', re.IGNORECASE)
+_IN_DATABASE = re.compile(r'(?:\s|/\*.*?\*/)*in\s+(?:"((?:[^"]|"")+)"|([^\s"]+))\s', re.IGNORECASE | re.DOTALL)
 
 
 @reply("explain route")

@@ -143,6 +143,7 @@ def read(text: str, tokens: Sequence[Token], source: str, given: Sequence[str | 
     raises   CommandInvalid, NoStatements, ValueUnfit, UnknownColumn
     """
     command, rest = find(text, tokens)
+    behind = source[tokens[-len(rest) - 1].end : tokens[-1].end].strip()
     rest = _bare([_bound(token, given) for token in rest])
     values: dict[str, Any] = {}
     for argument in command.arguments:
@@ -153,7 +154,9 @@ def read(text: str, tokens: Sequence[Token], source: str, given: Sequence[str | 
             values[argument.name] = None
         elif argument.is_optional and _is_choice(rest[0], command.arguments, behind=argument):
             values[argument.name] = None
-        elif argument.kind in (Kind.PARAMETERS, Kind.SETTING, Kind.SQL):
+        elif argument.kind is Kind.SQL:
+            values[argument.name], rest = behind, []  # with its comments, as /*s*/ is one
+        elif argument.kind in (Kind.PARAMETERS, Kind.SETTING):
             values[argument.name] = _read_rest(command, argument, rest, source)
             rest = []
         else:
@@ -265,8 +268,6 @@ def read_address(word: str) -> tuple[str, int]:
 
 def _read_rest(command: Command, argument: Argument, rest: Sequence[Token], source: str) -> Any:
     text = source[rest[0].start : rest[-1].end]
-    if argument.kind is Kind.SQL:
-        return text
     if len(rest) == 1 and rest[0].kind in ("string", "name"):
         text = rest[0].value
     elif len(rest) > 2 and rest[1].value.lower() == "to":

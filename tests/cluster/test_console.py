@@ -470,6 +470,13 @@ def test_route_of_a_statement_is_explained(boss, app, text, kind, server, worker
     assert afterwards in found.get("afterwards", "")
 
 
+def test_route_is_explained_for_the_only_database_that_is_in_use(boss, app):
+    found = dict(boss.execute("explain route /*s*/ select 1").fetchall())
+    assert (found["database"], "in turn standby" in found["server"]) == ("app", True)
+    found = dict(boss.execute("explain route /* where to? */ in app select 1").fetchall())
+    assert (found["database"], "in turn standby" in found["server"]) == ("app", False)
+
+
 def test_route_is_explained_for_a_database_that_is_in_use(boss, app):
     with pytest.raises(psycopg.errors.UndefinedObject, match="not in use"):
         boss.execute("explain route in nowhere select 1")
