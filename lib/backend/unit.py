@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _CRASH_OF_ANOTHER, _ENDED = "57P02", "57P01"
 _MEANT_S = 1.0  # who has a backend ended means the statement that it runs, when that has been running for so long
 _SAME_LOSS_S = 1.0  # how long after a unit has lost its backend the loss of another one may have the same cause
+_NOTICED_S = 0.1  # how long a server may go on taking connections when one of its backends has crashed
 
 SIMPLE, EXTENDED, CALL = b"Q", b"E", b"F"
 CANCELED = StatementCancelled("canceling statement due to user request")
@@ -157,13 +158,14 @@ class Unit:
         sqlstate   of the server's goodbye, when it said one
 
         What has taken a backend with it once may do so again, so there is no third time. But a restart takes all
-        backends at once, also the one that the unit was given next: then it is the same loss, or the server says that
-        it was another backend which has crashed, or that somebody has ended this one, which was hardly meant for a
-        statement that had just begun.
+        backends at once, also the one that the unit was given next, be it that this was started before the server had
+        noticed: then it is the same loss, or the server says that it was another backend which has crashed, or that
+        somebody has ended this one, which was hardly meant for a statement that had just begun.
         """
         if self.verdict.kind is not Kind.SHAREABLE or self.answered or self.script is not None:
             return False
-        is_same_loss = worker.started_at < self.lost_at and now - self.lost_at < _SAME_LOSS_S
+        since_s = now - self.lost_at
+        is_same_loss = since_s < (_SAME_LOSS_S if worker.started_at < self.lost_at else _NOTICED_S)
         return not self.lost_at or is_same_loss or sqlstate == _CRASH_OF_ANOTHER or (
             sqlstate == _ENDED and now - worker.head_since < _MEANT_S
         )
