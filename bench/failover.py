@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tests.cluster.house import SYNC, TABLE, House, frontend, kept, open_house
 from tests.cluster.rawclient import Raw
-from tests.cluster.test_ha_planned import console, restart_command
+from tests.cluster.test_ha_planned import console
 from tests.pooler import Pooler
 from tests.servers import Server
 from tests.workplace import wait_until
@@ -122,7 +122,7 @@ def plan(house: House, pooler: Pooler) -> tuple[float, float]:
 
 def one_run(version: int, what: str) -> Run:
     with open_house(version, conf=SYNC) as house:
-        conf = {"ha_restart_command": restart_command(house), "log_level": "info"}
+        conf = {"ha_restart_command": house.cluster.restart_command(), "log_level": "info"}
         with Pooler({**house.conf, **conf, "log_level": "debug"}, cluster=house.cluster) as pooler:
             with frontend(pooler) as first:
                 reads = "/*s*/ select pg_is_in_recovery()"

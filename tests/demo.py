@@ -96,6 +96,7 @@ Try, in another terminal:
   the pool itself:   {where.removesuffix(DATABASE)}pseudo -c "pool list" -c "fe list" -c "cmd"
   the page:          http://127.0.0.1:{pooler.conf["http_listen"]}/
   kill the primary:  kill -9 {cluster.primary.pid}
+  switch over:       {where.removesuffix(DATABASE)}pseudo -c "pool switchover"
 
 (While a standby has no worker for you, the primary answers for it and one is started: ask twice.)
 
@@ -116,6 +117,7 @@ def serve(asked_to_stop: threading.Event) -> int:
         admin_cnn = {"user": "admin", "password": admin_password, "database": "postgres"}
         conf = {"listen": ("127.0.0.1", pooler_port()), "admin_cnn": admin_cnn}
         conf["enable_ha"] = True
+        conf["ha_restart_command"] = cluster.restart_command()
         conf["pseudo_admin_users"] = [USER]
         conf["http_listen"] = free_port()
         conf["read_your_writes_timeout"] = 5  # so that a standby is shown at work on a busy machine, too

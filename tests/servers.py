@@ -331,9 +331,21 @@ class Server:
         wait_until(lambda: not self.is_standby, timeout_s, f"{self.name} to be promoted")
 
     def _stop_at_end(self) -> None:
+        restarted = self._restarted_by_others()
+        if restarted:
+            self._process = _Adopted(restarted)
         if self.is_running:
             self.sigcont()
             self.stop("immediate", timeout_s=5)
+
+    def _restarted_by_others(self) -> int:
+        """The process of it that is not ours; 0 when there is none."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+            is_it = str(self.data) in psutil.Process(pid).cmdline()
+        except (OSError, ValueError, IndexError, psutil.Error):
+            return 0
+        return pid if is_it and (self._process is None or pid != self._process.pid) else 0
 
     def remove(self) -> None:
         """Stop it at once and delete its files."""
@@ -422,6 +434,23 @@ class Cluster:
         lsn = self.primary.query("select pg_current_wal_lsn()")[0][0]
         for standby in self.standbys:
             standby.wait_replayed(lsn, timeout_s)
+
+    def restart_command(self, between: str = "") -> str:
+        """What a pool can restart these servers by (ha_restart_command), where they have no functions for it.
+
+        between   is run when the server is down
+        """
+        user = server_user()
+        as_user = f"setpriv --reuid={user['user']} --regid={user['group']} --clear-groups" if user else ""
+        words = []
+        for server in self.servers:
+            restart = (
+                f"pid=$(head -n 1 {server.data}/postmaster.pid) && kill -INT $pid && while kill -0 $pid 2>/dev/null &&"
+                f" ! grep -q '^State:.*Z' /proc/$pid/status; do sleep 0.02; done; {between}"
+                f" {as_user} setsid {server.bin}/postgres -D {server.data} </dev/null >>{server.log_path} 2>&1 &"
+            )
+            words.append(f'if [ "$PGST_PORT" = {server.port} ]; then {restart} fi')
+        return "\n".join(words)
 
     def stop(self, mode: str = "fast") -> None:
         for server in self.servers:

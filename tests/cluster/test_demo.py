@@ -93,6 +93,12 @@ def test_demo_prints_lines_that_work_shows_what_the_readme_says_and_cleans_up(de
     assert [line for line in asked.stdout.splitlines() if line] == shown
     assert asked.stderr == ""
 
+    steps = [line.partition("|")[0].strip() for line in lines_of("Switch over") if re.match(r" \w.*\|", line)]
+    line = re.search(r"switch over: +(.*)", printed())[1]
+    asked = subprocess.run(["sh", "-c", f"{line} -XAt"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert [line.partition("|")[0] for line in asked.stdout.splitlines()] == steps, asked.stderr
+    assert asked.stdout.rstrip().endswith("follows")
+
     conf_path = re.search(r"Its conf file is (.*),", printed())[1]
     assert os.path.exists(conf_path)
     process.send_signal(goodbye)

@@ -27,7 +27,7 @@ from tests.cluster.house import (
 )
 from tests.cluster.test_ha import recovering
 from tests.cluster.test_ha_faults import check_one_primary, is_new_primary_written, is_target_written, wait_for
-from tests.cluster.test_ha_planned import console, restart_command
+from tests.cluster.test_ha_planned import console
 from tests.pooler import Pooler
 from tests.workplace import wait_until
 
@@ -91,7 +91,7 @@ def adopted(house: House) -> None:
 
 @pytest.mark.parametrize("step", [is_target_written, is_old_primary_told, is_promoted, is_new_primary_written])
 def test_a_pool_that_is_killed_at_a_step_of_a_switchover_completes_or_undoes_it(step):
-    with open_house() as house, house.pool(ha_restart_command=restart_command(house)) as pooler:
+    with open_house() as house, house.pool(ha_restart_command=house.cluster.restart_command()) as pooler:
         with frontend(pooler) as client:
             client.query(f"insert into {TABLE} values ('before')")
         with console(pooler) as admin:
@@ -108,7 +108,7 @@ def test_a_pool_that_is_killed_at_a_step_of_a_switchover_completes_or_undoes_it(
 @pytest.mark.parametrize("is_late, standbys", [(False, 1), (False, 2), (True, 2)])
 def test_a_pool_that_is_killed_while_the_old_primary_is_down_completes_the_switch(is_late, standbys, gates, tmp_path):
     with open_house(standbys=standbys) as house:
-        command = outliving(restart_command(house, gates.script("down")), tmp_path)
+        command = outliving(house.cluster.restart_command(gates.script("down")), tmp_path)
         with house.pool(ha_restart_command=command) as pooler:
             with frontend(pooler) as client:
                 client.query(f"insert into {TABLE} values ('before')")
@@ -175,7 +175,7 @@ def test_a_restart_that_was_done_and_is_said_to_have_failed_is_a_switchover():
     """It was taken back then: the old primary, which came back as the standby that it had been told to be, was taken
     for the primary, and there was none."""
     with open_house() as house:
-        command = f"{restart_command(house)}\nexit 7"
+        command = f"{house.cluster.restart_command()}\nexit 7"
         with house.pool(ha_restart_command=command) as pooler, loaded(pooler) as load, console(pooler) as admin:
             answer = in_thread(lambda: admin.query("pool switchover"))
             house.first.adopt(LONG_S)
@@ -191,7 +191,7 @@ def test_a_switchover_that_is_completed_is_not_said_to_be_given_up_while_that_is
     """What was decided had not been written to a busy disk yet, and was taken for the end: the standby that had been
     promoted was not the primary then, and the other pools were let go on with the old one."""
     with open_house(standbys=1) as house:
-        command = f"{restart_command(house, gates.script('down'))}\nexit 7"
+        command = f"{house.cluster.restart_command(gates.script('down'))}\nexit 7"
         with house.pool(ha_restart_command=command) as pooler, console(pooler) as admin:
             answer = in_thread(lambda: admin.query("pool switchover"))
             gates.wait("down")
@@ -206,7 +206,7 @@ def test_a_switchover_that_is_completed_is_not_said_to_be_given_up_while_that_is
 
 def test_a_restart_that_is_said_to_have_failed_and_is_done_later_leaves_a_primary(gates):
     with open_house(standbys=1) as house:
-        command = f"( {gates.script('late')} {restart_command(house)} ) </dev/null >/dev/null 2>&1 & exit 7"
+        command = f"( {gates.script('late')} {house.cluster.restart_command()} ) </dev/null >/dev/null 2>&1 & exit 7"
         with house.pool(ha_restart_command=command, ha_after_fail_cnt=200) as pooler:
             with loaded(pooler) as load, console(pooler) as admin:
                 assert "ha_restart_command ended with 7" in admin.query("pool switchover").error["M"]
@@ -242,7 +242,7 @@ def switched_back(house: House, gates: Gates, pooler: Pooler, fail: Callable[[],
 def test_a_standby_that_dies_in_a_switchover_leaves_the_old_primary_which_takes_it_back(gates):
     with open_house(standbys=1) as house:
         chosen = house.standbys[0]
-        with house.pool(ha_restart_command=restart_command(house, gates.script("down"))) as pooler:
+        with house.pool(ha_restart_command=house.cluster.restart_command(gates.script("down"))) as pooler:
             switched_back(house, gates, pooler, chosen.kill9)
             chosen.start()
             wait_until(lambda: kept(chosen) == kept(house.first), LONG_S, "it to follow")
@@ -257,7 +257,7 @@ def test_a_standby_that_hangs_in_a_switchover_gets_nothing_when_it_is_promoted_l
     with open_house(standbys=1) as house:
         chosen = house.standbys[0]
         startup = wait_until(lambda: recovering(psutil.Process(chosen.pid)), what="its startup process")
-        command = restart_command(house, gates.script("down"))
+        command = house.cluster.restart_command(gates.script("down"))
         with house.pool(ha_restart_command=command, ha_promote_timeout=1) as pooler:
             try:
                 switched_back(house, gates, pooler, startup.suspend)

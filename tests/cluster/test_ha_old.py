@@ -17,7 +17,7 @@ from tests.cluster.house import (
     state_file,
 )
 from tests.cluster.standin import install
-from tests.cluster.test_ha_planned import console, dry_run, restart_command, switch
+from tests.cluster.test_ha_planned import console, dry_run, switch
 from tests.workplace import wait_until
 
 pytestmark = pytest.mark.needs_npm
@@ -29,7 +29,7 @@ def wait_for_object(house: House, oid: int) -> None:
 
 
 def test_on_12_the_other_standby_is_restarted_to_follow():
-    with open_house(12, conf=SYNC) as house, house.pool(ha_restart_command=restart_command(house)) as pooler:
+    with open_house(12, conf=SYNC) as house, house.pool(ha_restart_command=house.cluster.restart_command()) as pooler:
         with loaded(pooler) as load:
             house.first.kill9()
             primary = house.wait_promoted()
@@ -41,7 +41,7 @@ def test_on_12_the_other_standby_is_restarted_to_follow():
 
 
 def test_on_12_the_old_primary_comes_back_from_a_switchover():
-    with open_house(12, standbys=1) as house, house.pool(ha_restart_command=restart_command(house)) as pooler:
+    with open_house(12, standbys=1) as house, house.pool(ha_restart_command=house.cluster.restart_command()) as pooler:
         with loaded(pooler) as load:
             steps = in_thread(lambda: switch(pooler))
             house.first.adopt()

@@ -27,7 +27,7 @@ from tests.cluster.house import (
 )
 from tests.cluster.load import Load
 from tests.cluster.rawclient import Raw
-from tests.cluster.test_ha_planned import console, dry_run, restart_command, switch
+from tests.cluster.test_ha_planned import console, dry_run, switch
 from tests.pooler import Pooler
 from tests.workplace import wait_until
 
@@ -48,7 +48,7 @@ class Pools(NamedTuple):
 
 @contextlib.contextmanager
 def two_pools(house: House, **of_leader: object) -> Iterator[Pools]:
-    conf = {"ha_restart_command": restart_command(house), **of_leader}
+    conf = {"ha_restart_command": house.cluster.restart_command(), **of_leader}
     with house.pool(enable_ha=False) as peer, house.pool(peers=[(peer.host, peer.port)], **conf) as leader:
         peer.reload(peers=[(leader.host, leader.port)])
         yield Pools(house, leader, peer)
@@ -228,7 +228,7 @@ def test_when_the_old_primary_is_a_standby_already_pools_wait_until_the_switchin
     with open_house(standbys=1) as house, two_pools(house, ha_restart_command="") as pools:
         pools.leader.stop()
         as_long_as_the_pool = "\nwhile kill -0 $PPID 2>/dev/null; do sleep 0.1; done"
-        pools.leader.conf["ha_restart_command"] = restart_command(house) + as_long_as_the_pool
+        pools.leader.conf["ha_restart_command"] = house.cluster.restart_command() + as_long_as_the_pool
         pools.leader.start()
         wait_until(lambda: dry_run(pools.leader).get("against") is None, LONG_S, "it to see all of them")
         with loaded(pools.peer, name="peer") as load:
@@ -247,7 +247,7 @@ def test_when_the_old_primary_is_a_standby_already_pools_wait_until_the_switchin
 
 def gated(house: House, where: Path) -> str:
     """A restart command that says that it was asked, and waits until it may."""
-    return f"touch {where}/asked; while [ ! -e {where}/go ]; do sleep 0.05; done\n{restart_command(house)}"
+    return f"touch {where}/asked; while [ ! -e {where}/go ]; do sleep 0.05; done\n{house.cluster.restart_command()}"
 
 
 def test_a_lease_that_runs_out_in_the_middle_loses_nothing_unsaid(tmp_path):
@@ -386,9 +386,9 @@ def test_a_pool_that_does_not_know_the_command_or_refuses_it_is_a_reason_against
         house.first.query("create database pseudo")
         house.cluster.wait_caught_up()
         older = house.standbys[0]
-        with house.pool(peers=[(older.host, older.port)], ha_restart_command=restart_command(house)) as pooler:
+        with house.pool(peers=[(older.host, older.port)], ha_restart_command=house.cluster.restart_command()) as pooler:
             assert 'it is an older one, and has no "pool hold"' in dry_run(pooler)["against"]
         house.first.query("drop database pseudo")
         house.cluster.wait_caught_up()
-        with house.pool(peers=[(older.host, older.port)], ha_restart_command=restart_command(house)) as pooler:
+        with house.pool(peers=[(older.host, older.port)], ha_restart_command=house.cluster.restart_command()) as pooler:
             assert 'database "pseudo" does not exist' in dry_run(pooler)["against"]

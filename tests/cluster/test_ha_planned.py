@@ -25,24 +25,9 @@ from tests.cluster.house import (
 )
 from tests.cluster.rawclient import Raw
 from tests.pooler import PROJECT, Pooler
-from tests.workplace import server_user, wait_until
+from tests.workplace import wait_until
 
 SWITCHFUNC = PROJECT / "switchfunc.sql"
-
-
-def restart_command(house: House, between: str = "") -> str:
-    """For setups without functions. `between` is run when the server is down."""
-    user = server_user()
-    as_user = f"setpriv --reuid={user['user']} --regid={user['group']} --clear-groups" if user else ""
-    words = []
-    for server in house.cluster.servers:
-        restart = (
-            f"pid=$(head -n 1 {server.data}/postmaster.pid) && kill -INT $pid && while kill -0 $pid 2>/dev/null &&"
-            f" ! grep -q '^State:.*Z' /proc/$pid/status; do sleep 0.02; done; {between}"
-            f" {as_user} setsid {server.bin}/postgres -D {server.data} </dev/null >>{server.log_path} 2>&1 &"
-        )
-        words.append(f'if [ "$PGST_PORT" = {server.port} ]; then {restart} fi')
-    return "\n".join(words)
 
 
 def console(pooler: Pooler) -> Raw:
@@ -63,7 +48,10 @@ def switch(pooler: Pooler, to: str = "") -> list[tuple]:
 
 @pytest.mark.parametrize("version", versions(16, 18, pytest.param(13, marks=pytest.mark.needs_npm)))
 def test_nothing_fails_in_a_switchover_and_the_old_primary_comes_back(version):
-    with open_house(version, conf=SYNC) as house, house.pool(ha_restart_command=restart_command(house)) as pooler:
+    with (
+        open_house(version, conf=SYNC) as house,
+        house.pool(ha_restart_command=house.cluster.restart_command()) as pooler,
+    ):
         with loaded(pooler) as load:
             plan = dry_run(pooler)
             assert "against" not in plan
@@ -89,7 +77,7 @@ def open_transaction() -> Iterator[tuple[House, Pooler, Raw, Raw]]:
     """A pool that can switch, a client of it in a transaction, and one that comes later."""
     with (
         open_house(standbys=1) as house,
-        house.pool(ha_restart_command=restart_command(house)) as pooler,
+        house.pool(ha_restart_command=house.cluster.restart_command()) as pooler,
         frontend(pooler) as client,
         frontend(pooler) as late,
     ):
