@@ -281,6 +281,7 @@ class Answering(ABC):
         is_refused = unit.is_refused
         if not in_transaction and not is_refused and (has_not_run or unit.may_rerun(worker, now, sqlstate)):
             unit.lost_at = unit.lost_at or now
+            unit.reruns += 1
             unit.queued_at = 0.0
             worker.roster.requeue(unit)
             return

@@ -71,6 +71,7 @@ class Unit:
     is_over         it was answered, and its frontend's next one waits for what its worker is asked, or restores
     answered        something of its answer was passed on
     lost_at         when its backend died for the first time
+    reruns          how often it was run again for that
     losses          how often it was behind the head when a backend died
     failed          an ErrorResponse was part of its answer
     has_parsed      a ParseComplete was
@@ -93,7 +94,7 @@ class Unit:
     known: Known | None = None
     script: Script | None = None
     worker: Riders | None = None
-    swallow = cut = losses = 0
+    swallow = cut = losses = reruns = 0
     queued_at = lost_at = 0.0
 
     def __init__(self, frontend: Frontend, data: bytes, kind: bytes, verdict: Verdict) -> None:
@@ -158,14 +159,15 @@ class Unit:
         sqlstate   of the server's goodbye, when it said one
 
         What has taken a backend with it once may do so again, so there is no third time. But a restart takes all
-        backends at once, also the one that the unit was given next, be it that this was started before the server had
-        noticed: then it is the same loss, or the server says that it was another backend which has crashed, or that
-        somebody has ended this one, which was hardly meant for a statement that had just begun.
+        backends at once, also the one that the unit was given next: then it is the same loss, be it that this one was
+        started before the server had noticed, which is believed once; or the server says that it was another backend
+        which has crashed, or that somebody has ended this one, which was hardly meant for a statement that had just
+        begun.
         """
         if self.verdict.kind is not Kind.SHAREABLE or self.answered or self.script is not None:
             return False
-        since_s = now - self.lost_at
-        is_same_loss = since_s < (_SAME_LOSS_S if worker.started_at < self.lost_at else _NOTICED_S)
+        since_s, was_there = now - self.lost_at, worker.started_at < self.lost_at
+        is_same_loss = since_s < _SAME_LOSS_S if was_there else since_s < _NOTICED_S and self.reruns < 2
         return not self.lost_at or is_same_loss or sqlstate == _CRASH_OF_ANOTHER or (
             sqlstate == _ENDED and now - worker.head_since < _MEANT_S
         )

@@ -161,9 +161,11 @@ def test_killing_who_is_in_a_transaction_rolls_it_back(cluster, boss, steered, a
     cluster.primary.query("drop table killed", dbname=roles.DATABASE)
 
 
-def test_canceled_statement_fails_and_its_frontend_stays(boss, app):
+def test_canceled_statement_fails_and_its_frontend_stays(cluster, boss, app):
     app.send(query("select pg_sleep(60)"))
-    wait_until(lambda: row_of(boss, f"fe list where id = {app.key[0]}")["state"] == "active", what="it to run")
+    wait_until(lambda: row_of(boss, f"fe list where id = {app.key[0]}")["state"] == "active", what="it to be sent")
+    runs = "select 1 from pg_stat_activity where state = 'active' and query = 'select pg_sleep(60)'"
+    wait_until(lambda: cluster.primary.query(runs), what="it to run")  # else there is nothing to be canceled
     boss.execute(f"fe cancel {app.key[0]}")
     assert app.answer().code == "57014"
     assert app.value("select 1") == "1"

@@ -96,7 +96,7 @@ def test_by_the_functions_the_other_standby_follows_and_a_switchover_fails_nothi
             load.check(kept(house.standbys[0]))
             wait_until(lambda: kept(house.first) == kept(house.standbys[0]), what="the old primary to have all of it")
 
-            house.standbys[0].kill9()
+            house.kill(pooler, house.standbys[0])
             with frontend(pooler) as client:
                 assert client.query(f"insert into {TABLE} values ('late')").commands == ["INSERT 0 1"]
             other = house.first if house.standbys[1] is house.promoted() else house.standbys[1]

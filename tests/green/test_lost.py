@@ -53,13 +53,6 @@ def test_a_read_is_run_again_when_a_crash_takes_its_next_backend_too(pool):
     assert len(crashed) == 2
 
 
-def test_a_read_that_takes_one_backend_after_the_other_with_it_is_not_run_for_ever(pool):
-    client = pool.connect()
-    pool.server.answers[READ] = lambda backend: (gevent.sleep(0.15), backend.die())
-    assert client.query(READ).errors == ["ERROR 08007"]
-    assert pool.server.statements == [READ, READ]
-
-
 def test_the_rest_of_a_lost_transaction_does_not_run_as_statements_of_their_own(pool):
     client = pool.connect()
     pool.server.answers[WRITE] = lambda backend: backend.hang_up()

@@ -149,12 +149,14 @@ def test_a_harmless_read_is_run_again_as_long_as_nothing_of_its_answer_was_passe
         assert pool.server.statements == [READ]
 
 
-def test_a_harmless_read_that_kills_its_backend_each_time_is_run_twice_and_not_for_ever(pool):
-    """One that makes the server run out of memory would take it down again and again."""
-    pool.server.answers[READ] = FakeBackend.hang_up
+@pytest.mark.parametrize("after_s, runs", [(0.15, 2), (0, 3)])
+def test_a_harmless_read_that_kills_its_backend_each_time_is_not_run_for_ever(pool, after_s, runs):
+    """One that makes the server run out of memory would take it down again and again. The loss right behind the first
+    one is not taken for its doing."""
+    pool.server.answers[READ] = lambda backend: (gevent.sleep(after_s), backend.die())
     client = pool.connect()
     assert client.query(READ).errors == ["ERROR 08007"]
-    assert pool.server.statements == [READ] * 2
+    assert pool.server.statements == [READ] * runs
     assert client.query(READ).errors == ["ERROR 08007"]
 
 
