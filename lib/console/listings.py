@@ -17,7 +17,7 @@ from lib.backend.lease import State as LeaseState
 from lib.backend.worker import State, Worker
 from lib.console import commands
 from lib.console.house import Caller, House, Row, reply
-from lib.console.parsing import Request
+from lib.console.parsing import SPACE, Request
 from lib.console.routes import Server, explained
 from lib.console.shown import shape_shown, shown
 from lib.errors import UnknownObject
@@ -195,7 +195,7 @@ def _top(house: House, caller: Caller, request: Request) -> Iterator[Row]:
 
 # --- explain route ---------------------------------------------------------------------------------------------------
 
-_IN_DATABASE = re.compile(r'(?:\s|/\*.*?\*/)*in\s+(?:"((?:[^"]|"")+)"|([^\s"]+))\s', re.IGNORECASE | re.DOTALL)
+_IN_DATABASE = re.compile(rf'(?:{SPACE})*+in\s+(?:"((?:[^"]|"")+)"|([^\s"]+))\s', re.IGNORECASE | re.DOTALL)
 
 
 @reply("explain route")

@@ -17,8 +17,9 @@ from lib.console.commands import Argument, Column, Command, Kind
 from lib.console.filtering import NO_FILTER, Filter, read_filter
 from lib.errors import CommandInvalid, NoStatements, PoolError, ValueUnfit
 
+SPACE = r"\s+|--[^\n\r]*|/\*.*?\*/"  # with re.DOTALL
 _TOKEN = re.compile(
-    r"""(?P<space>\s+|--[^\n\r]*|/\*.*?\*/)
+    rf"""(?P<space>{SPACE})
       |(?P<end>;)
       |(?P<string>'(?:[^']|'')*')
       |(?P<name>"(?:[^"]|"")*")
@@ -142,9 +143,8 @@ def read(text: str, tokens: Sequence[Token], source: str, given: Sequence[str | 
     given    what stands for $1, $2, ... (extended protocol)
     raises   CommandInvalid, NoStatements, ValueUnfit, UnknownColumn
     """
-    command, rest = find(text, tokens)
-    behind = source[tokens[-len(rest) - 1].end : tokens[-1].end].strip()
-    rest = _bare([_bound(token, given) for token in rest])
+    command, behind = find(text, tokens)
+    rest = _bare([_bound(token, given) for token in behind])
     values: dict[str, Any] = {}
     for argument in command.arguments:
         at_end = not rest or (command.is_listing and rest[0].kind == "word" and rest[0].value.lower() in _FILTER_WORDS)
@@ -155,7 +155,9 @@ def read(text: str, tokens: Sequence[Token], source: str, given: Sequence[str | 
         elif argument.is_optional and _is_choice(rest[0], command.arguments, behind=argument):
             values[argument.name] = None
         elif argument.kind is Kind.SQL:
-            values[argument.name], rest = behind, []  # with its comments, as /*s*/ is one
+            # With its comments, as /*s*/ is one.
+            values[argument.name] = source[tokens[-len(behind) - 1].end : tokens[-1].end].strip()
+            rest = []
         elif argument.kind in (Kind.PARAMETERS, Kind.SETTING):
             values[argument.name] = _read_rest(command, argument, rest, source)
             rest = []

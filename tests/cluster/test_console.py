@@ -473,8 +473,11 @@ def test_route_of_a_statement_is_explained(boss, app, text, kind, server, worker
 def test_route_is_explained_for_the_only_database_that_is_in_use(boss, app):
     found = dict(boss.execute("explain route /*s*/ select 1").fetchall())
     assert (found["database"], "in turn standby" in found["server"]) == ("app", True)
-    found = dict(boss.execute("explain route /* where to? */ in app select 1").fetchall())
-    assert (found["database"], "in turn standby" in found["server"]) == ("app", False)
+    for comment in ("/* where to? */", "-- where to?\n"):
+        found = dict(boss.execute(f"explain route {comment} in app select 1").fetchall())
+        assert (found["database"], "in turn standby" in found["server"]) == ("app", False)
+        with pytest.raises(psycopg.errors.UndefinedObject, match='"nowhere" is not in use'):
+            boss.execute(f"explain route {comment} in nowhere select 1")
 
 
 def test_route_is_explained_for_a_database_that_is_in_use(boss, app):
