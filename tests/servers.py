@@ -108,6 +108,11 @@ class _Adopted:
         wait_until(lambda: self.poll() is not None, 30, f"process {self.pid} to end")
 
 
+def _is_ready(pid_file: list[str]) -> bool:
+    """Whether the lines of a postmaster.pid say that it takes connections."""
+    return len(pid_file) > 7 and pid_file[7].startswith("ready")
+
+
 class Server:
     """One PostgreSQL: a data directory of its own, and the postmaster when it runs.
 
@@ -239,25 +244,25 @@ class Server:
     def _says_ready(self) -> bool:
         if not self.is_running:
             raise ServerFailed(f"{self.name} did not start:\n{self.log[-3000:]}")
+        return _is_ready(self._pid_file())
+
+    def _pid_file(self) -> list[str]:
+        """The lines of postmaster.pid; none where there is no such file."""
         try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            return (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
-            return False
-        return len(lines) > 7 and lines[7].startswith("ready")
+            return []
 
     def adopt(self, timeout_s: float = 60.0) -> None:
         """Somebody else has restarted it, or is about to: wait until it is ready, and know its new process."""
         before = self._process.pid if self._process is not None else 0
 
         def is_new() -> bool:
-            try:
-                lines = (self.data / "postmaster.pid").read_text().splitlines()
-            except FileNotFoundError:
-                return False
-            return len(lines) > 7 and int(lines[0]) != before and lines[7].startswith("ready")
+            lines = self._pid_file()
+            return _is_ready(lines) and int(lines[0]) != before
 
         wait_until(is_new, timeout_s, f"{self.name} to be restarted; its log:\n{self.log[-2000:]}")
-        self._process = _Adopted(int((self.data / "postmaster.pid").read_text().splitlines()[0]))
+        self._process = _Adopted(int(self._pid_file()[0]))
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait till the postmaster says in its pid file that it takes connections (a standby: for reading)."""
@@ -341,18 +346,18 @@ class Server:
     def _restarted_by_others(self) -> int:
         """The process of it that is not ours; 0 when there is none."""
         try:
-            pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+            pid = int(self._pid_file()[0])
             is_it = str(self.data) in psutil.Process(pid).cmdline()
-        except (OSError, ValueError, IndexError, psutil.Error):
+        except (ValueError, IndexError, psutil.Error):
             return 0
         return pid if is_it and (self._process is None or pid != self._process.pid) else 0
 
     def remove(self) -> None:
         """Stop it at once and delete its files."""
         self._stop_at_end()
-        pid_file = self.data / "postmaster.pid"
-        if pid_file.exists():  # it was killed, so the segment that postmasters know each other by is still there
-            segment = pid_file.read_text().splitlines()[6].split()[1]
+        lines = self._pid_file()
+        if lines:  # it was killed, so the segment that postmasters know each other by is still there
+            segment = lines[6].split()[1]
             subprocess.run(["ipcrm", "-m", segment], check=False, stderr=subprocess.DEVNULL)
         workplace().at_end.pop(id(self), None)
         shutil.rmtree(self.data, ignore_errors=True)

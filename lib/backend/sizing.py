@@ -36,8 +36,8 @@ class Sizing(Staff):
         super().__init__(pool, login)
         self.batches: list[Riders] = []
         self.last_batch_at = -inf
-        self.rider_limit = -1.0
-        self.max_workers = 0
+        self.rider_limit: float  # as the settings are read
+        self.max_workers: int
         self._crowd = Crowd()
         self._reads = 0.0  # quick ones under way and waiting; a peak that wears off
         self._tell_at = 0.0  # when those who wait are looked at again
@@ -104,7 +104,7 @@ class Sizing(Staff):
         return known is not None and dispatch.would_spread(self.batches, known.cost_s, self.rider_limit)
 
     def _kept(self) -> int:
-        """How many idle workers are kept for quick reads."""
+        """How many workers are kept for quick reads now."""
         if self.last_batch_at == -inf:
             return 0
         read_ago_s = time.monotonic() - self.last_batch_at
