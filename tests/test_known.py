@@ -89,9 +89,18 @@ def test_a_shape_that_turns_slow_is_not_quick_for_long():
     known = quick()
     slow = 0
     while known.cost_s != inf:
-        runs(known, SLOW_S, 1)
         slow += 1
-        assert slow < 1000
+        runs(known, SLOW_S, 1, now=slow * SLOW_S)
+        assert slow < 40
+
+
+def test_a_moment_in_which_the_machine_stands_still_counts_once_on_however_many_backends():
+    known = quick()
+    for moment in range(3):
+        stood_still_until = 1.0 + moment * 0.1
+        for backend in range(30):  # all have answered, and the process deals with one after the other
+            runs(known, 0.02, 1, now=stood_still_until + backend * 0.0001)
+        assert known.cost_s != inf
 
 
 def test_a_single_slow_run_among_quick_ones_changes_nothing():

@@ -6,7 +6,8 @@ its runs are slow, or for a while after one was caught keeping others waiting, l
 What a statement takes is seen only when nothing else is in its way. On a busy machine every run waits for a processor
 most of its time, so what counts is the quickest of the last runs. And where statements run alone, many of them on many
 backends, all runs look slow because they run alone. So a shape that looks slow is tried: a few of those that wait are
-sent to one backend together, and if they are answered one hard upon the other, they are quick.
+sent to one backend together, and if they are answered one hard upon the other, they are quick. And where a machine
+stands still for a moment, all backends answer late at once: what was under way at the same time counts as one.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Known:
     """
 
     __slots__ = (
-        "_ban_s", "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_rows", "_rows_of", "_runs", "_strikes",
-        "_struck_at", "_time_s", "_tried_from", "_until", "calls", "cost_s", "is_plain", "least", "marks",
+        "_ban_s", "_doubted_at", "_is_tried", "_low_s", "_pause_s", "_rose_at", "_rows", "_rows_of", "_runs",
+        "_strikes", "_struck_at", "_time_s", "_tried_from", "_until", "calls", "cost_s", "is_plain", "least", "marks",
         "next_sample", "rides", "runs", "verdict", "wait_s",
     )  # fmt: skip
 
@@ -72,6 +73,7 @@ class Known:
         self._low_s = inf
         self._time_s = 0.0  # of the runs that are not averaged yet
         self._runs = 0
+        self._rose_at = -inf  # what had begun before has waited for the same
         self._is_tried = False
         self._strikes = 0.0
         self._struck_at = self._doubted_at = -inf
@@ -124,11 +126,13 @@ class Known:
         if self._runs < _LOOK and self._low_s != inf:
             return
         self._strikes = max(0.0, self._strikes - self._runs / _FORGIVEN_AFTER)
+        began = now - self._time_s
         each, self._time_s, self._runs = self._time_s / self._runs, 0.0, 0
         low = self._low_s
         if each < low:
             low = self._low_s = each
-        elif not is_quick or is_exact():
+        elif not is_quick or (began >= self._rose_at and is_exact()):
+            self._rose_at = now
             low = self._low_s = low + (min(each, _OUTLIER * limit_s) - low) * _RISE
         if is_quick:
             if low > limit_s:
