@@ -30,6 +30,11 @@ def quick() -> Known:
     return known
 
 
+def caught(known: Known, is_sure: bool, now: float, after_s: float = 0.1) -> None:
+    """One has kept others waiting for so long."""
+    known.caught(is_sure, now - after_s, now)
+
+
 def banned_for_s(known: Known, since: float) -> float:
     """How long after `since` it is that quick runs make it quick again, to 10 ms."""
     for step in range(10_000):
@@ -137,7 +142,7 @@ def test_a_batch_costs_each_of_those_in_it_a_part():
 
 def test_a_shape_that_was_caught_runs_alone_for_a_second():
     known = quick()
-    known.caught(True, 10.0)
+    caught(known, True, 10.0)
     assert known.cost_s == inf
     assert not known.may_be_tried(10.0)
     assert banned_for_s(known, 10.0) == pytest.approx(1.0, abs=0.05)
@@ -146,7 +151,7 @@ def test_a_shape_that_was_caught_runs_alone_for_a_second():
 def test_each_time_that_it_is_caught_again_soon_the_pause_is_twice_as_long_up_to_a_minute():
     known, now, pauses = quick(), 0.0, []
     for _ in range(9):
-        known.caught(True, now)
+        caught(known, True, now)
         pauses.append(round(banned_for_s(known, now)))
         now += pauses[-1] + 0.1
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
@@ -154,21 +159,30 @@ def test_each_time_that_it_is_caught_again_soon_the_pause_is_twice_as_long_up_to
 
 def test_after_a_long_time_without_being_caught_the_pause_is_short_again():
     known = quick()
-    known.caught(True, 0.0)
+    caught(known, True, 0.0)
     banned_for_s(known, 0.0)
-    known.caught(True, 2.0)
+    caught(known, True, 2.0)
     assert banned_for_s(known, 2.0) == pytest.approx(2.0, abs=0.05)
-    known.caught(True, 100.0)
+    caught(known, True, 100.0)
     assert banned_for_s(known, 100.0) == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_shape_that_was_slow_when_the_whole_server_stood_still_is_only_remembered():
     known = quick()
-    known.caught(False, 10.0)
+    caught(known, False, 10.0)
     assert known.cost_s != inf
-    known.caught(False, 12.0)
+    caught(known, False, 12.0)
     assert known.cost_s != inf
-    known.caught(False, 12.5)
+    caught(known, False, 12.5)
+    assert known.cost_s == inf
+
+
+def test_heads_that_keep_others_waiting_on_several_backends_at_the_same_time_count_as_one():
+    known = quick()
+    for backend in range(20):
+        caught(known, False, 10.0 + backend * 0.004)
+    assert known.cost_s != inf
+    caught(known, False, 10.5)
     assert known.cost_s == inf
 
 
@@ -263,7 +277,7 @@ class Pace(RuleBasedStateMachine):
     @precondition(lambda self: self.known.cost_s != inf)
     @rule()
     def catch(self):
-        self.known.caught(True, self.now)
+        caught(self.known, True, self.now)
         self.caught_at = self.now
         assert self.known.cost_s == inf
 

@@ -289,7 +289,7 @@ class Riders(Parsed):
         self.close_batch()
         head = self.in_flight[0]
         known = head.known
-        is_sure = self.roster.answered_at - self.head_since > CLOSED_AFTER_S / 2  # others go on meanwhile
+        is_sure = self.roster.answered_at - self.head_since > late_s / 2  # others go on meanwhile
         if known is not None and head is not self._struck:
             self._struck = head
             if known.strike(is_sure, now):
@@ -297,7 +297,7 @@ class Riders(Parsed):
                 return
         if late_s >= MOVED_AFTER_S:
             if known is not None:
-                known.caught(is_sure, now)
+                known.caught(is_sure, self.head_since, now)
             self.move_riders()
 
     def move_riders(self, with_head: bool = False) -> None:

@@ -174,9 +174,9 @@ class Known:
         self._ban(now)
         return True
 
-    def caught(self, is_sure: bool, now: float) -> None:
-        """One of them has kept those behind it waiting for far too long."""
-        if is_sure or now - self._doubted_at < _DOUBT_S:
+    def caught(self, is_sure: bool, since: float, now: float) -> None:
+        """One of them, which began at `since`, has kept those behind it waiting for far too long."""
+        if is_sure or (since >= self._doubted_at and now - self._doubted_at < _DOUBT_S):
             self._ban(now)
         else:
             self._doubted_at = now
