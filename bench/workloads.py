@@ -264,6 +264,7 @@ WORKLOADS = {
         select_only(8, "simple", 0.9),
         select_only(64, "simple", 1.6, most_cpu=0.75),
         select_only(256, "simple", 1.6),
+        replace(select_only(1000, "simple", None), without=("direct", "pgpool")),
         select_only(1, "extended", None),
         select_only(8, "extended", None),
         select_only(64, "extended", 1.4),
