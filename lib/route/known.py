@@ -175,7 +175,10 @@ class Known:
         return True
 
     def caught(self, is_sure: bool, since: float, now: float) -> None:
-        """One of them, which began at `since`, has kept those behind it waiting for far too long."""
+        """One of them has kept those behind it waiting for far too long; the rest as in `strike`.
+
+        since   when it began
+        """
         if is_sure or (since >= self._doubted_at and now - self._doubted_at < _DOUBT_S):
             self._ban(now)
         else:
